@@ -1,0 +1,57 @@
+"""The digits: `load` is the one door, whatever they are and wherever they come from."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from data import formats, mnist, synthetic
+from data.formats import DataError
+
+__all__ = ["DataError", "load", "split"]
+
+
+def load(
+    dataset: str,
+    part: str,
+    folder: Path | None = None,
+    note: Callable[[str], None] = lambda line: None,
+    progress: Callable[[Iterable, str], Iterable] = lambda items, text: items,
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Images uint8 (N, 28, 28), labels int64 (N,) and the name of the data set; `part` is "train" or "test".
+
+    dataset: "mnist", "synthetic", "auto" (MNIST if it is there or can be had, else synthetic, with a warning), or the
+    path of a file or folder that `formats.read` knows. Only the files of `part` are opened.
+    note: takes lines for the user; progress: wraps long loops. DataError if the data cannot be had.
+    """
+    if dataset == "auto":
+        try:
+            return *mnist.load(part, folder, note), "mnist"
+        except mnist.NotFound as error:
+            note(f"WARNING: {error}")
+            note("WARNING: going on with SYNTHETIC digits drawn from fonts. No figure below is a figure for MNIST.")
+            dataset = "synthetic"
+    if dataset == "mnist":
+        return *mnist.load(part, folder, note), "mnist"
+    if dataset == "synthetic":
+        return *synthetic.load(part, folder, progress), "synthetic"
+    return *formats.read(Path(dataset), part), Path(dataset).stem
+
+
+def split(
+    images: np.ndarray, labels: np.ndarray, validation: float, name: str, rng: np.random.Generator
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
+    """(training images, labels) and (validation images, labels), or None for the latter if `validation` is 0.
+
+    validation: a number of images, or a share below 1. MNIST and the synthetic digits give their last ones, as is the
+    custom; data of unknown order (sorted by class, perhaps) give ones drawn with `rng`.
+    """
+    count = int(validation) if validation >= 1 else round(validation * len(images))
+    if count >= len(images):
+        raise DataError(f"cannot keep {count} of {len(images)} training images for validation: lower --validation")
+    if not count:
+        return (images, labels), None
+    if name not in ("mnist", "synthetic"):
+        order = rng.permutation(len(images))
+        images, labels = images[order], labels[order]
+    return (images[:-count], labels[:-count]), (images[-count:], labels[-count:])
