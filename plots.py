@@ -1,0 +1,160 @@
+"""Pictures: arrays in, `matplotlib.figure.Figure` out. No pyplot, no window, no state, and no Network in here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import storage
+
+TRAIN, VALIDATION, MARK = "#0072b2", "#d55e00", "#555555"  # Okabe & Ito 2008: told apart by the colour-blind too
+DIVERGING = "RdBu_r"  # red above zero, blue below
+STYLE = {
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "image.interpolation": "nearest",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
+    with rc_context(STYLE), storage.replace(path) as file:
+        figure.savefig(file, format="png")
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, title: str = "") -> tuple[Figure, np.ndarray]:
+    """A figure of width x height inches and its axes, (rows, columns), in the one style of all our pictures."""
+    with rc_context(STYLE):
+        figure = Figure((width, height), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        if title:
+            figure.suptitle(title)
+    return figure, axes
+
+
+def _bare(ax: Axes) -> None:
+    """An axes that only carries an image."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def curves(history: Sequence[dict], best: int | None = None, title: str = "") -> Figure:
+    """Loss (log scale) and accuracy over the epochs; `best` marks the epoch that was kept."""
+    figure, ((loss, accuracy),) = _figure(9, 3.8, 1, 2, title)
+    epochs = [record["epoch"] for record in history]
+    for name, colour in ("train", TRAIN), ("validation", VALIDATION):
+        if f"{name}_loss" in history[0]:
+            style = {"color": colour, "marker": ".", "label": {"train": "training"}.get(name, name)}
+            loss.plot(epochs, [record[f"{name}_loss"] for record in history], **style)
+            accuracy.plot(epochs, [100 * record[f"{name}_accuracy"] for record in history], **style)
+    loss.set(xlabel="epoch", ylabel="mean loss (without L2)", yscale="log")
+    accuracy.set(xlabel="epoch", ylabel="accuracy (%)")
+    for ax in loss, accuracy:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if best is not None:
+            ax.axvline(best, color=MARK, linestyle=":", linewidth=1.2, label=f"kept: epoch {best}")
+    loss.legend()
+    return figure
+
+
+def tiles(weights: np.ndarray, title: str = "", most: int = 100) -> Figure:
+    """Each row of `weights`, (units, 784), as a 28x28 picture: what a unit of the first layer looks for.
+
+    Units are shown by falling length of their weights, red for positive and blue for negative.
+    """
+    order = np.argsort(-np.linalg.norm(weights, axis=1), kind="stable")[:most]
+    columns = min(20, len(order))
+    rows = -(-len(order) // columns)
+    sheet = np.full((rows * 29 + 1, columns * 29 + 1), np.nan)
+    for place, unit in enumerate(order):
+        top, left = (29 * i + 1 for i in divmod(place, columns))
+        sheet[top : top + 28, left : left + 28] = weights[unit].reshape(28, 28)
+    figure, ((ax,),) = _figure(0.48 * columns + 1.6, 0.48 * rows + 1, title=title)
+    limit = np.nanpercentile(np.abs(sheet), 99.5) or 1
+    image = ax.imshow(sheet, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+    _bare(ax)
+    figure.colorbar(image, ax=ax, label="weight", fraction=0.03, pad=0.01)
+    return figure
+
+
+def principal_components(weights: np.ndarray) -> np.ndarray:
+    """The three main directions of the rows of `weights`, (units, 784), as one picture (28, 28, 3) with values 0 to 1.
+
+    Each pixel's colour tells how strongly the first (red), second (green) and third (blue) component use it.
+    """
+    centred = weights - weights.mean(axis=0)
+    _, _, directions = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    picture = np.zeros((784, 3))
+    for i, direction in enumerate(directions[:3]):
+        picture[:, i] = direction * np.sign(direction[np.argmax(np.abs(direction))])  # the sign is free: fix it
+    limit = np.abs(picture).max(axis=0)
+    return (0.5 + 0.5 * picture / np.where(limit > 0, limit, 1)).reshape(28, 28, 3)
+
+
+def pca(stages: dict[str, np.ndarray], title: str = "") -> Figure:
+    """`principal_components` of the first layer at several stages of the training, side by side."""
+    figure, (axes,) = _figure(3.1 * len(stages), 3.6, 1, len(stages), title)
+    for ax, (name, weights) in zip(axes, stages.items(), strict=True):
+        ax.imshow(principal_components(weights), interpolation="nearest")
+        ax.set_title(name)
+        _bare(ax)
+    return figure
+
+
+def histograms(parameters: dict[str, np.ndarray], title: str = "") -> Figure:
+    """How the values of every parameter array are spread; counts on a log scale."""
+    columns = min(2, len(parameters))
+    rows = -(-len(parameters) // columns)
+    figure, axes = _figure(9, 2.6 * rows + 0.4, rows, columns, title)
+    for ax in axes.flat[len(parameters) :]:
+        ax.set_visible(False)
+    for ax, (name, values) in zip(axes.flat, parameters.items(), strict=False):
+        ax.hist(values.ravel(), bins=80 if values.size > 200 else 20, color=TRAIN, log=True)
+        shape = " x ".join(map(str, values.shape))
+        ax.set(title=f"{name}   ({shape})   mean {values.mean():.3g}, deviation {values.std():.3g}")
+        ax.title.set_fontsize(10)
+        ax.set(xlabel="value", ylabel="count")
+    return figure
+
+
+def confusion(counts: np.ndarray, title: str = "") -> Figure:
+    """How often digit i (row) was taken for digit j (column); the colour shows the mistakes only."""
+    figure, ((ax,),) = _figure(6.4, 5.8, title=title)
+    mistakes = counts.astype(float)
+    np.fill_diagonal(mistakes, np.nan)
+    colours = colormaps["Oranges"].with_extremes(bad="#f2f2f2")
+    image = ax.imshow(mistakes, cmap=colours, vmin=0, vmax=max(1, np.nanmax(mistakes)), interpolation="nearest")
+    for (i, j), count in np.ndenumerate(counts):
+        if count:
+            dark = i != j and count > 0.6 * np.nanmax(mistakes)
+            ax.text(j, i, count, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+    ax.set(xlabel="predicted digit", ylabel="real digit", xticks=range(len(counts)), yticks=range(len(counts)))
+    ax.grid(False)
+    figure.colorbar(image, ax=ax, label="mistakes", fraction=0.045)
+    return figure
+
+
+def gallery(images: np.ndarray, captions: Sequence[str], title: str = "", columns: int = 8) -> Figure:
+    """Pictures (N, 28, 28), each with its caption."""
+    rows = max(1, -(-len(images) // columns))
+    figure, axes = _figure(1.2 * columns, 1.62 * rows + 0.5, rows, columns, title)
+    for ax in axes.flat:
+        _bare(ax)
+    for ax, image, caption in zip(axes.flat, images, captions, strict=False):
+        ax.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+        ax.set_title(caption, fontsize=8.5, linespacing=1.25)
+    return figure

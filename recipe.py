@@ -1,0 +1,143 @@
+"""A recipe: every setting of one training run. Its keys are the flags of train.py and the keys in configs/*.toml."""
+
+import argparse
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from layers import ACTIVATIONS, INITS, LOSSES
+from network import SCHEDULES, Network, mlp
+
+
+class RecipeError(ValueError):
+    """A setting that is unknown or out of range; the message names it and what it may be."""
+
+
+class Rule(NamedTuple):
+    """What a value must be, in words and as a test; and the words to choose from, if it is one of a few."""
+
+    text: str
+    holds: Callable[[Any], bool] = lambda value: True
+    words: tuple[str, ...] = ()
+
+
+def one_of(table: Iterable[str]) -> Rule:
+    """The value must be a key of a table."""
+    words = tuple(table)
+    return Rule(f"be one of {', '.join(words)}", words.__contains__, words)
+
+
+AT_LEAST_1 = Rule("be a whole number of at least 1", lambda n: n >= 1)
+AT_LEAST_0 = Rule("be a number of at least 0", lambda x: 0 <= x < math.inf)
+ABOVE_0 = Rule("be a number above 0", lambda x: 0 < x < math.inf)
+SHARE = Rule("lie in [0, 1)", lambda x: 0 <= x < 1)
+SIZES = Rule("hold whole numbers of at least 1", lambda sizes: all(size >= 1 for size in sizes))
+PART = Rule("be a whole number of images or a share in [0, 1)", lambda x: 0 <= x < 1 or (x < math.inf and x == int(x)))
+YES_OR_NO = Rule("be true or false")
+SOURCE = Rule("be auto, mnist, synthetic or a path", bool)
+
+
+def setting(default: Any, rule: Rule, text: str) -> Any:
+    """A field of the recipe: its default, the rule it must keep, and what it is for."""
+    about = {"rule": rule, "text": text}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=about)
+    return field(default=default, metadata=about)
+
+
+@dataclass
+class Recipe:
+    """Every setting of one training run. The order is that of the command line's help."""
+
+    hidden: list[int] = setting([512], SIZES, "units of each hidden layer; none: softmax regression")
+    activation: str = setting("relu", one_of(ACTIVATIONS), "after each hidden layer")
+    init: str = setting("he", one_of(INITS), "distribution of the first weights")
+    loss: str = setting("cross_entropy", one_of(LOSSES), "what is minimised")
+    epochs: int = setting(20, AT_LEAST_1, "passes over the training images")
+    batch_size: int = setting(128, AT_LEAST_1, "images a step")
+    lr: float = setting(0.1, ABOVE_0, "learning rate at the start")
+    schedule: str = setting("cosine", one_of(SCHEDULES), "how the learning rate falls")
+    momentum: float = setting(0.9, SHARE, "share of a step that goes into the next one")
+    nesterov: bool = setting(False, YES_OR_NO, "look ahead along the momentum")
+    weight_decay: float = setting(5e-4, AT_LEAST_0, "L2 on the weights")
+    validation: float = setting(10_000, PART, "training images kept aside, a number or a share; 0: none")
+    standardize: bool = setting(True, YES_OR_NO, "measure mean and deviation of the greys; if not, grey / 255")
+    seed: int = setting(0, AT_LEAST_0, "of everything random")
+    dataset: str = setting("auto", SOURCE, "auto, mnist, synthetic, or a path to IDX or npz files")
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            setattr(self, spec.name, checked(spec, getattr(self, spec.name)))
+        if self.schedule == "plateau" and not self.validation:
+            raise RecipeError("schedule = plateau needs a validation set: set validation above 0")
+
+    @classmethod
+    def read(cls, path: Path, changes: dict[str, Any]) -> "Recipe":
+        """The recipe in a TOML file, with `changes` on top. RecipeError names the file or the key that is wrong."""
+        try:
+            values = tomllib.loads(Path(path).read_text())
+        except OSError as error:
+            raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise RecipeError(f"{path} is not a TOML file: {error}") from None
+        known = {flag(spec.name): spec.name for spec in fields(cls)}
+        for key in values:
+            if key not in known:
+                raise RecipeError(f"{path}: unknown key {key!r}; the keys are {', '.join(known)}")
+        return cls(**{known[key]: value for key, value in values.items()} | changes)
+
+    def to_toml(self) -> str:
+        """The text of a file that `read` turns into this recipe again."""
+        return "".join(f"{flag(name)} = {json.dumps(value)}\n" for name, value in asdict(self).items())
+
+    def network(self) -> Network:
+        """The untrained network."""
+        return Network(mlp(self.hidden, self.activation, self.init), loss=self.loss, seed=self.seed)
+
+    def fit_settings(self) -> dict[str, Any]:
+        """The settings that `Network.fit` takes."""
+        elsewhere = {"hidden", "activation", "init", "loss", "validation", "dataset"}
+        return {name: value for name, value in asdict(self).items() if name not in elsewhere}
+
+
+def flag(name: str) -> str:
+    """The key of a setting as it is written in files and, behind two dashes, on the command line."""
+    return name.replace("_", "-")
+
+
+def checked(spec: Field, value: Any) -> Any:
+    """`value` if it is of the field's type and keeps its rule; a whole number may stand for any number. RecipeError."""
+    kind, rule = spec.type, spec.metadata["rule"]
+    if kind == list[int]:
+        fits = isinstance(value, list) and all(type(item) is int for item in value)
+    else:
+        fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits or not rule.holds(value):
+        raise RecipeError(f"{flag(spec.name)} must {rule.text}, not {json.dumps(value, default=str)}")
+    return int(value) if kind is float and value == int(value) else value
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag for every setting; only those that are given end up in the namespace."""
+    for spec in fields(Recipe):
+        rule, text = spec.metadata["rule"], spec.metadata["text"]
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
+        if spec.type is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif spec.type == list[int]:
+            options |= {"type": int, "nargs": "*", "metavar": "N"}
+        else:
+            options |= {"type": spec.type, "metavar": {int: "N", float: "X", str: "WORD"}[spec.type]}
+        if rule.words:
+            options |= {"choices": rule.words, "help": f"{text}: {', '.join(rule.words)}"}
+        parser.add_argument(f"--{flag(spec.name)}", **options)
+
+
+def given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given as flags."""
+    names = {spec.name for spec in fields(Recipe)}
+    return {name: value for name, value in vars(arguments).items() if name in names}

@@ -1,0 +1,213 @@
+"""Train a network on MNIST:  python train.py
+
+    epoch  train loss  train accuracy  validation loss  validation accuracy       lr  seconds
+        1      0.2190          0.9340           0.1182               0.9666  0.05000     0.64
+      ...
+    validation accuracy 0.9841 (mnist, epoch 17 of 20) -> models/two_layer.npz
+
+Reads the training files only; test.py alone reads the test files. Every setting is a flag and a key of a recipe
+(--config configs/two_layer.toml). Writes models/NAME.npz, and into models/NAME/ the history and the pictures.
+"""
+
+import csv
+import io
+import statistics
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import cli
+import data
+import recipe
+import storage
+from network import DivergenceError, Network, random_stream
+from recipe import Recipe
+
+SPLIT = 2  # the random stream of the validation split, beside those in network.py
+COLUMNS = {  # of the table: title and format of each key of a record
+    "epoch": ("epoch", "d"),
+    "train_loss": ("train loss", ".4f"),
+    "train_accuracy": ("train accuracy", ".4f"),
+    "validation_loss": ("validation loss", ".4f"),
+    "validation_accuracy": ("validation accuracy", ".4f"),
+    "lr": ("     lr", ".5f"),
+    "seconds": ("seconds", ".2f"),
+}
+
+
+@cli.command
+def main(argv: list[str] | None = None) -> int:
+    """Read the recipe and the digits, train once for every seed, say what came out."""
+    arguments = parser().parse_args(argv)
+    settings = Recipe.read(arguments.config, recipe.given(arguments))
+    images, labels, dataset = data.load(settings.dataset, "train", arguments.data_dir, cli.note, cli.bar)
+    name = arguments.config.stem + ("" if dataset == "mnist" else f"-{dataset}")
+    path = (arguments.out or Path("models") / name).with_suffix(".npz")
+    results, paths = [], []
+    for seed in range(settings.seed, settings.seed + arguments.repeat):
+        out = path if arguments.repeat == 1 else path.with_stem(f"{path.stem}-seed{seed}")
+        training, validation = data.split(images, labels, settings.validation, dataset, random_stream(seed, SPLIT))
+        about, code = train(replace(settings, seed=seed, dataset=dataset), training, validation, out, arguments.resume)
+        results.append(about)
+        paths.append(out)
+        if code:
+            break
+    print(result_line(results, paths))
+    return code
+
+
+def parser() -> cli.Parser:
+    """The command line."""
+    result = cli.Parser(prog="train.py", description="Train a network on MNIST.")
+    default = Path(__file__).parent / "configs" / "two_layer.toml"
+    result.add_argument("--config", type=Path, default=default, help="recipe to start from (configs/two_layer.toml)")
+    result.add_argument("--out", type=Path, help="model file to write (models/NAME.npz, NAME from the recipe)")
+    result.add_argument("--repeat", type=cli.count, default=1, metavar="N", help="train N models, seed after seed")
+    result.add_argument("--resume", action="store_true", help="go on after the last finished epoch of a stopped run")
+    cli.add_data_dir(result)
+    recipe.add_flags(result.add_argument_group("settings, each with precedence over the recipe"))
+    return result
+
+
+@dataclass
+class Run:
+    """A training run so far. With the network's parameters and velocity it is all that is needed to go on."""
+
+    about: dict
+    history: list[dict] = field(default_factory=list)
+    first: dict = field(default_factory=dict)  # parameters after the first epoch
+    best: dict = field(default_factory=dict)  # parameters after the best epoch
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch with the highest validation accuracy; without validation, the last one."""
+        return max(self.history, key=lambda record: record.get("validation_accuracy", record["epoch"]))["epoch"]
+
+    def add(self, record: dict, network: Network) -> None:
+        """Take in a finished epoch."""
+        self.history.append(record)
+        self.first = self.first or network.snapshot()
+        if self.best_epoch == record["epoch"]:
+            self.best = network.snapshot()
+
+    def save(self, path: Path, network: Network) -> None:
+        """Write run and network to a checkpoint."""
+        groups = {"now": network.parameters(), "first": self.first, "best": self.best}
+        arrays = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
+        storage.write(path, {"about": self.about, "history": self.history}, arrays | {"velocity": network.velocity})
+
+    def resume(self, path: Path, network: Network) -> None:
+        """Go back to the state in a checkpoint. StorageError if it belongs to another run."""
+        description, arrays = storage.read(path, "checkpoint")
+        if description["about"] != self.about:
+            raise storage.StorageError(f"{path} belongs to a run with other settings: use those, or remove it")
+        groups = {group: {} for group in ("now", "first", "best")}
+        network.velocity = arrays.pop("velocity")
+        for name, a in arrays.items():
+            group, _, name = name.partition(".")
+            groups[group][name] = a
+        network.restore(groups["now"])
+        self.history, self.first, self.best = description["history"], groups["first"], groups["best"]
+
+
+def train(settings: Recipe, training: tuple, validation: tuple | None, path: Path, resume: bool) -> tuple[dict, int]:
+    """One run, from its first epoch or the last finished one to the model file and its pictures.
+
+    Returns what the model file says about the run, and the exit code.
+    """
+    folder = path.with_suffix("")
+    checkpoint = folder / "checkpoint.npz"
+    network = settings.network()
+    run = Run({"dataset": settings.dataset, "recipe": asdict(settings)})
+    if resume and checkpoint.exists():
+        run.resume(checkpoint, network)
+    elif resume and path.exists() and (about := Network.load(path).about).get("recipe") == run.about["recipe"]:
+        return about, 0  # this one is finished
+    sizes = "-".join(map(str, [784, *settings.hidden, 10]))
+    print(f"{path.stem}: {sizes}, {network.parameter_count:,} parameters; {settings.dataset}: {len(training[0]):,} "
+          f"training and {len(validation[0]) if validation else 0:,} validation images")  # fmt: skip
+    columns = [key for key in COLUMNS if validation or "validation" not in key]
+    print("  ".join(COLUMNS[key][0] for key in columns))
+    for record in run.history:
+        print(line(record, columns))
+    options = settings.fit_settings() | {"history": run.history, "progress": cli.bar}
+    code = 0
+    try:
+        for record in network.fit(*training, validation, **options):
+            run.add(record, network)
+            run.save(checkpoint, network)
+            print(line(record, columns), flush=True)
+    except KeyboardInterrupt:
+        if not run.history:
+            raise
+        code = cli.fail(f"stopped after epoch {len(run.history)}; the same command with --resume goes on", 130)
+    except DivergenceError as error:
+        checkpoint.unlink(missing_ok=True)
+        if not run.history:
+            raise
+        code = cli.fail(f"{error}; epoch {run.best_epoch} is kept", 1)
+    network.restore(run.best)
+    kept = run.history[run.best_epoch - 1]
+    network.about = run.about | {name: kept[name] for name in columns if name != "seconds"}
+    network.save(path)
+    write_history(run.history, folder / "history.csv")
+    draw(network, settings.network(), run, folder)
+    if code != 130:
+        checkpoint.unlink(missing_ok=True)
+    return network.about, code
+
+
+def line(record: dict, columns: list[str]) -> str:
+    """A row of the table."""
+    cells = ((record[key], *COLUMNS[key]) for key in columns)
+    return "  ".join(f"{value:{len(title)}{form}}" for value, title, form in cells)
+
+
+def write_history(history: list[dict], path: Path) -> None:
+    """One row an epoch, as CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, history[0])
+    writer.writeheader()
+    writer.writerows(history)
+    with storage.replace(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def draw(network: Network, untrained: Network, run: Run, folder: Path) -> None:
+    """The pictures of a run."""
+    import plots  # late, because matplotlib takes its time
+
+    title = f"{folder.name} ({run.about['dataset']})"
+    best = run.best_epoch
+    stages = {
+        "initial": untrained.parameters(),
+        "after epoch 1": run.first,
+        f"final (epoch {best})": network.parameters(),
+    }
+    first_layer = {name: parameters["0.W"] for name, parameters in stages.items()}
+    figures = {
+        "curves": plots.curves(run.history, best if "validation_loss" in run.history[0] else None, title),
+        "weights": plots.tiles(network.parameters()["0.W"], f"{title}: first-layer weights, strongest first"),
+        "pca": plots.pca(first_layer, f"{title}: three principal components of the first layer, as red, green, blue"),
+        "histograms": plots.histograms(network.parameters(), title),
+    }
+    for name, figure in figures.items():
+        plots.save(figure, folder / f"{name}.png")
+
+
+def result_line(results: list[dict], paths: list[Path]) -> str:
+    """What came out, and where it is."""
+    name = "validation accuracy" if "validation_accuracy" in results[0] else "training accuracy"
+    scores = [about[name.replace("training", "train").replace(" ", "_")] for about in results]
+    dataset = results[0]["dataset"]
+    if len(results) == 1:
+        about = results[0]
+        return (
+            f"{name} {scores[0]:.4f} ({dataset}, epoch {about['epoch']} of {about['recipe']['epochs']}) -> {paths[0]}"
+        )
+    mean, deviation = statistics.mean(scores), statistics.stdev(scores)
+    return f"{name} {mean:.4f} +- {deviation:.4f} ({dataset}, {len(results)} seeds) -> {paths[0]} ... {paths[-1]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
