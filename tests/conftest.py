@@ -1,0 +1,75 @@
+"""What the tests share: no network, small digits, and the commands called as functions."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import mnist, synthetic
+from data.formats import idx_bytes
+
+ROOT = Path(__file__).parent.parent
+if os.environ.get("MNIST_DIR"):  # tests work in folders of their own
+    os.environ["MNIST_DIR"] = str(Path(os.environ["MNIST_DIR"]).resolve())
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """No test downloads anything: the only mirror is a closed port of this machine."""
+    monkeypatch.setattr(mnist, "MIRRORS", ["http://127.0.0.1:9/"])
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """600 training and 200 test digits: (images, labels), (images, labels)."""
+    images, labels = synthetic.draw(800, np.random.default_rng(7))
+    return (images[:600], labels[:600]), (images[600:], labels[600:])
+
+
+@pytest.fixture(scope="session")
+def archive(digits, tmp_path_factory):
+    """The same as an npz archive."""
+    path = tmp_path_factory.mktemp("digits") / "tiny.npz"
+    (x, y), (u, v) = digits
+    np.savez(path, x_train=x, y_train=y, x_test=u, y_test=v)
+    return path
+
+
+@pytest.fixture
+def idx_folder(digits, tmp_path):
+    """The same as four IDX files."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for part, (images, labels) in zip(("train", "t10k"), digits, strict=True):
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+    return folder
+
+
+def script(name: str):
+    """One of the commands as a module. (`import test` would find Python's own package of that name.)"""
+    spec = importlib.util.spec_from_file_location(f"command_{name}", ROOT / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Call a command in an empty folder: run("train", "--epochs", 1) -> (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+        try:
+            code = script(name).main([str(a) for a in arguments])
+        except SystemExit as stop:  # argparse leaves this way
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

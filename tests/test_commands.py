@@ -1,0 +1,343 @@
+"""The commands as a user meets them: what they print, write, refuse, and survive."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from data import mnist
+from network import Network
+
+from .conftest import ROOT
+
+FAST = ["--hidden", 8, "--batch-size", 50, "--validation", 100]
+
+
+@pytest.fixture
+def train(run, archive):
+    """Train on the small digits: train("--epochs", 2, ...) -> (code, out, err)."""
+    return lambda *more: run("train", "--dataset", archive, *FAST, *more)
+
+
+# --- train.py ---------------------------------------------------------------------------------------------------------
+
+
+def test_train_prints_a_table_and_writes_everything(train, tmp_path):
+    code, out, err = train("--epochs", 3, "--out", "models/my.npz")
+    lines = out.splitlines()
+    assert code == 0 and err == ""
+    assert len(lines) == 2 + 3 + 1 and len({len(line) for line in lines[1:-1]}) == 1, "the table is aligned"
+    result = re.fullmatch(r"validation accuracy (0\.\d{4}) \(tiny, epoch (\d) of 3\) -> models/my.npz", lines[-1])
+    assert result
+    written = {p.name for p in (tmp_path / "models" / "my").iterdir()}
+    assert written == {"history.csv", "curves.png", "weights.png", "pca.png", "histograms.png"}
+    with (tmp_path / "models/my/history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    best = max(float(row["validation_accuracy"]) for row in history)
+    assert len(history) == 3 and float(result[1]) == best
+    about = Network.load(tmp_path / "models/my.npz").about
+    assert about["validation_accuracy"] == best and about["epoch"] == int(result[2]) and about["dataset"] == "tiny"
+    assert about["recipe"]["hidden"] == [8] and about["recipe"]["batch_size"] == 50
+    assert str(tmp_path) not in str({k: v for k, v in about["recipe"].items() if k != "dataset"})
+
+
+def test_the_best_epoch_is_what_is_kept(train, tmp_path, archive):
+    """The model's own validation accuracy, measured again, is the best of the history."""
+    import data
+    from network import random_stream
+
+    train("--epochs", 6, "--lr", 0.6, "--schedule", "constant", "--out", "m.npz")
+    net = Network.load(tmp_path / "m.npz")
+    images, labels, name = data.load(str(archive), "train")
+    _, validation = data.split(images, labels, 100, name, random_stream(0, 2))
+    accuracy = net.evaluate(*validation)["accuracy"]
+    with (tmp_path / "m" / "history.csv").open() as file:
+        assert accuracy == max(float(row["validation_accuracy"]) for row in csv.DictReader(file))
+
+
+def test_no_validation(train, tmp_path):
+    code, out, _ = train("--epochs", 2, "--validation", 0, "--out", "m.npz")
+    assert code == 0 and re.search(r"^training accuracy 0\.\d{4} \(tiny, epoch 2 of 2\) -> m.npz$", out, re.M)
+    assert "validation loss" not in out and (tmp_path / "m" / "curves.png").exists()
+
+
+def test_same_seed_same_bytes(train, tmp_path):
+    for name, seed in ("a", 5), ("b", 5), ("c", 6):
+        train("--epochs", 2, "--seed", seed, "--out", f"{name}.npz")
+    a, b, c = ((tmp_path / f"{name}.npz").read_bytes() for name in "abc")
+    assert a == b and a != c
+
+
+def test_repeat(train, run, archive, tmp_path):
+    code, out, _ = train("--epochs", 1, "--repeat", 3, "--seed", 4, "--out", "m.npz")
+    assert code == 0 and re.search(
+        r"^validation accuracy 0\.\d{4} \+- 0\.\d{4} \(tiny, 3 seeds\) -> m-seed4.npz", out, re.M
+    )
+    models = [tmp_path / f"m-seed{seed}.npz" for seed in (4, 5, 6)]
+    assert [Network.load(m).about["recipe"]["seed"] for m in models] == [4, 5, 6]
+    code, out, _ = run("test", "--dataset", archive, "--model", *models)
+    singles = [float(x) for x in re.findall(r": accuracy (0\.\d{4})", out)]
+    mean, deviation = re.search(r"^test accuracy (\S+) \+- (\S+) \(tiny, 200 images, 3 models\)$", out, re.M).groups()
+    assert code == 0 and len(singles) == 3
+    assert float(mean) == pytest.approx(np.mean(singles), abs=1e-4)
+    assert float(deviation) == pytest.approx(np.std(singles, ddof=1), abs=1e-4)
+    alone = train("--epochs", 1, "--seed", 5, "--out", "alone.npz")
+    assert alone[0] == 0 and (tmp_path / "alone.npz").read_bytes() == models[1].read_bytes()
+
+
+def test_recipes_and_flags_say_the_same(train, run, archive, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        f'hidden = [8]\nbatch-size = 50\nvalidation = 100\nepochs = 2\nlr = 1\nnesterov = true\ndataset = "{archive}"\n'
+    )
+    code, out, _ = run("train", "--config", recipe)
+    assert code == 0 and out.endswith("-> models/mine-tiny.npz\n")
+    train("--epochs", 2, "--lr", 1.0, "--nesterov", "--weight-decay", 5e-4, "--out", "flags.npz")
+    assert (tmp_path / "models/mine-tiny.npz").read_bytes() == (tmp_path / "flags.npz").read_bytes()
+
+
+def test_recipes_are_written_as_they_are_read(tmp_path):
+    from recipe import Recipe
+
+    recipe = Recipe(hidden=[], lr=0.3, validation=0.2, nesterov=True, dataset='a "b"\\c')
+    (tmp_path / "r.toml").write_text(recipe.to_toml())
+    assert Recipe.read(tmp_path / "r.toml", {}) == recipe
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_recipes_train(path, run, archive, tmp_path):
+    code, _, err = run("train", "--config", path, "--dataset", archive, "--epochs", 1, "--validation", 100)
+    assert code == 0 and err == ""
+    assert (tmp_path / "models" / f"{path.stem}-tiny.npz").exists()
+
+
+# --- stopping and going on --------------------------------------------------------------------------------------------
+
+
+def command(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *map(str, [*arguments, *FAST])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def epochs_seen(process, wanted):
+    """Read the table until `wanted` epochs were printed."""
+    for line in process.stdout:
+        if re.match(rf" +{wanted}  ", line):
+            return
+
+
+@pytest.mark.parametrize("more", [[], ["--schedule", "plateau", "--nesterov"]])
+def test_killed_and_resumed_equals_undisturbed(train, archive, tmp_path, more):
+    arguments = ["--dataset", archive, "--epochs", 60, *more]
+    train(*arguments[2:], "--out", "whole.npz")
+    for wanted in (1, 7, 30):
+        process = command(*arguments, "--out", "m.npz", "--resume", cwd=tmp_path)
+        epochs_seen(process, wanted)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close(), process.stderr.close()
+        assert (tmp_path / "m" / "checkpoint.npz").exists() and not (tmp_path / "m.npz").exists()
+    code, out, _ = train(*arguments[2:], "--out", "m.npz", "--resume")
+    assert code == 0 and len(out.splitlines()) == 63
+    assert (tmp_path / "m.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert not (tmp_path / "m" / "checkpoint.npz").exists()
+    again = train(*arguments[2:], "--out", "m.npz", "--resume")
+    assert again[0] == 0 and again[1].splitlines() == out.splitlines()[-1:], "nothing is left to do"
+
+
+def test_ctrl_c_keeps_the_best_so_far(archive, train, tmp_path):
+    process = command("--dataset", archive, "--epochs", 500, "--out", "m.npz", cwd=tmp_path)
+    epochs_seen(process, 3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.count("\n") == 1 and "--resume" in err
+    assert re.search(r"^validation accuracy 0\.\d{4} \(tiny, epoch \d+ of 500\) -> m.npz$", out, re.M)
+    Network.load(tmp_path / "m.npz")
+    assert (tmp_path / "m" / "curves.png").exists() and (tmp_path / "m" / "checkpoint.npz").exists()
+    code, _, err = train("--epochs", 400, "--out", "m.npz", "--resume")
+    assert code == 1 and "other settings" in err
+
+
+def test_ctrl_c_before_the_first_epoch(run, archive, monkeypatch, tmp_path):
+    def interrupted(self, *_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Network, "backward", interrupted)
+    code, _, err = run("train", "--dataset", archive, *FAST, "--out", "m.npz")
+    assert code == 130 and err == "train.py: stopped\n" and not (tmp_path / "m.npz").exists()
+
+
+def test_divergence_leaves_no_model(train, tmp_path):
+    code, _, err = train("--lr", 1000, "--out", "m.npz")
+    assert code == 1 and "lower lr" in err and err.count("\n") == 1
+    assert not (tmp_path / "m.npz").exists() and not (tmp_path / "m" / "checkpoint.npz").exists()
+
+
+# --- test.py ----------------------------------------------------------------------------------------------------------
+
+
+def test_test_reports_what_numpy_says(train, run, archive, digits, tmp_path):
+    train("--epochs", 2, "--out", "m.npz")
+    code, out, err = run("test", "--model", "m.npz", "--dataset", archive)
+    images, labels = digits[1]
+    predicted = Network.load(tmp_path / "m.npz").predict(images)
+    assert code == 0 and err == ""
+    assert out.splitlines()[-1] == f"test accuracy {(predicted == labels).mean():.4f} (tiny, 200 images)"
+    per_digit = [float(x) for x in re.search(r"accuracy  ( .*)", out)[1].split()]
+    assert per_digit == pytest.approx([(predicted[labels == d] == d).mean() for d in range(10)], abs=1e-4)
+    with (tmp_path / "m" / "mistakes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {int(r["index"]) for r in rows} == set(np.flatnonzero(predicted != labels))
+    assert all(int(r["predicted"]) == predicted[int(r["index"])] != int(r["real"]) for r in rows)
+    sure = [float(r["probability"]) for r in rows]
+    assert sure == sorted(sure, reverse=True) and min(sure) > 0.1
+    assert (tmp_path / "m" / "confusion.png").exists() and (tmp_path / "m" / "mistakes.png").exists()
+
+
+def test_a_perfect_model_can_be_drawn_too(train, run, archive, tmp_path, digits):
+    train("--epochs", 1, "--out", "m.npz")
+    _, (images, labels) = digits
+    predicted = Network.load(tmp_path / "m.npz").predict(images)
+    np.savez(tmp_path / "easy.npz", x_test=images[predicted == labels], y_test=labels[predicted == labels])
+    code, out, _ = run("test", "--model", "m.npz", "--dataset", "easy.npz")
+    assert code == 0 and "test accuracy 1.0000" in out
+
+
+def test_test_wants_to_know_which_data(train, run, archive):
+    train("--epochs", 1, "--out", "m.npz")
+    code, _, err = run("test", "--model", "m.npz")
+    assert code == 1 and "tiny" in err and "--dataset" in err
+
+
+# --- what a user may get wrong ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, code, says",
+    [
+        (["--lr", "-1"], 2, "lr must be a number above 0, not -1.0"),
+        (["--lr", "nan"], 2, "lr must be"),
+        (["--lr", "fast"], 2, "--lr"),
+        (["--hidden", "0"], 2, "hidden must hold whole numbers of at least 1"),
+        (["--hidden", "3.5"], 2, "--hidden"),
+        (["--momentum", "1"], 2, "momentum must lie in [0, 1)"),
+        (["--activation", "swish"], 2, "--activation"),
+        (["--epochs", "0"], 2, "epochs must be"),
+        (["--validation", "1.5"], 2, "validation must be"),
+        (["--validation", "600"], 1, "600"),
+        (["--schedule", "plateau", "--validation", "0"], 2, "validation"),
+        (["--repeat", "0"], 2, "--repeat"),
+        (["--wings", "2"], 2, "--wings"),
+        (["--config", "nothing.toml"], 2, "nothing.toml"),
+        (["--dataset", "nothing"], 1, "nothing"),
+        (["--dataset", "mnist", "--data-dir", "empty"], 1, "MNIST_DIR"),
+    ],
+)
+def test_one_line_for_every_mistake(train, tmp_path, arguments, code, says):
+    got, _, err = train(*arguments, "--out", "m.npz")
+    assert got == code and says in err and "Traceback" not in err
+    lines = [line for line in err.splitlines() if "downloading" not in line]
+    assert len(lines) == 1 and lines[0].startswith("train.py: ")
+    assert not (tmp_path / "m.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("leraning-rate = 0.1", "unknown key 'leraning-rate'"),
+        ("lr = -1", "lr must be"),
+        ('lr = "0.1"', "lr must be"),
+        ("hidden = 512", "hidden must hold"),
+        ("standardize = 1", "standardize must be true or false"),
+        ("epochs = 2.5", "epochs must be"),
+        ("seed = true", "seed must be"),
+        ("lr = ", "not a TOML file"),
+    ],
+)
+def test_bad_recipes(run, tmp_path, text, says):
+    (tmp_path / "bad.toml").write_text(text)
+    code, _, err = run("train", "--config", "bad.toml")
+    assert code == 2 and says in err and err.count("\n") == 1
+
+
+def test_bad_models(run, tmp_path):
+    (tmp_path / "text.npz").write_text("hello")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    for name, says in [("none.npz", "no model at"), ("text.npz", "not a model"), ("other.npz", "not a model")]:
+        code, _, err = run("test", "--model", name)
+        assert code == 1 and says in err and name in err and err.count("\n") == 1
+
+
+def test_unwritable_output(train, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = train("--epochs", 1, "--out", "file/m.npz")
+    assert code == 1 and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_help_is_quick():
+    """Not a time, which depends on the machine, but its cause: matplotlib is not even imported."""
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = [sys.argv[1], '--help']\n"
+        "try:\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit:\n"
+        "    print('matplotlib' in sys.modules)\n"
+    )
+    for name in ("train.py", "test.py"):
+        command = [sys.executable, "-c", code, name]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert result.stdout.splitlines()[-1] == "False", result.stderr
+
+
+# --- the rules of the house -------------------------------------------------------------------------------------------
+
+
+def test_train_never_opens_the_test_files(tmp_path, idx_folder):
+    """An audit hook in a process of its own tells of every test file that is opened."""
+    code = (
+        "import runpy, sys\n"
+        "def hook(event, args):\n"
+        "    if event == 'open' and 't10k' in str(args[0]):\n"
+        "        print('OPENED', args[0])\n"
+        "sys.addaudithook(hook)\n"
+        "del sys.argv[0]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+
+    def watched(script, *arguments):
+        command = [sys.executable, "-c", code, ROOT / script, *arguments, "--dataset", idx_folder]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    result = watched("train.py", "--epochs", "1", "--validation", "50", "--out", "m.npz")
+    assert "validation accuracy" in result.stdout and "OPENED" not in result.stdout, result.stderr
+    assert "OPENED" in watched("test.py", "--model", "m.npz").stdout, "the hook sees such files"
+
+
+def test_data_command(run, tmp_path, monkeypatch):
+    code, _, err = run("data/__main__", "--data-dir", "empty")
+    assert code == 1 and "no mirror" in err and all(m in err for m in mnist.MIRRORS)
+
+
+def test_output_to_a_closed_pipe_is_no_traceback(archive, tmp_path):
+    process = command("--dataset", archive, "--epochs", 200, "--out", "m.npz", cwd=tmp_path)
+    process.stdout.readline()
+    process.stdout.close()
+    for _ in range(600):
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()

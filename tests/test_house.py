@@ -1,0 +1,62 @@
+"""The plan of the house: who may import whom. Imports point down, no command imports another, libraries are silent."""
+
+import ast
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+MAY_IMPORT = {  # of our own modules
+    "layers": set(),
+    "storage": set(),
+    "plots": {"storage"},
+    "network": {"layers", "storage"},
+    "recipe": {"layers", "network"},
+    "data": {"data", "data.formats"},
+    "data.formats": set(),
+    "data.mnist": {"data", "data.formats", "storage"},
+    "data.synthetic": {"storage"},
+    "cli": {"data", "network", "recipe", "storage"},
+    "data.__main__": {"cli", "data"},
+    "train": {"cli", "data", "network", "plots", "recipe", "storage"},
+    "test": {"cli", "data", "network", "plots", "storage"},
+}
+COMMANDS = {"train", "test", "data.__main__"}
+FOREIGN = {"layers": {"numpy"}, "network": {"numpy"}, "storage": {"numpy"}, "plots": {"numpy", "matplotlib"}}
+RUNTIME = {"numpy", "tqdm", "matplotlib", "PIL"}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+FILES = {module_name(p): p for p in [*ROOT.glob("*.py"), *(ROOT / "data").glob("*.py")]}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports(name):
+    found = set(imports(FILES[name]))
+    ours = {i for i in found if i in FILES or i.split(".")[0] in {"data"}}
+    assert ours <= MAY_IMPORT[name]
+    foreign = {i.split(".")[0] for i in found - ours} - set(sys.stdlib_module_names)
+    assert foreign <= FOREIGN.get(name, RUNTIME)
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - COMMANDS - {"cli"}))
+def test_libraries_are_silent(name):
+    calls = {
+        n.func.id
+        for n in ast.walk(ast.parse(FILES[name].read_text()))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    }
+    assert not calls & {"print", "input", "exit"}

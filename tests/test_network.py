@@ -1,0 +1,299 @@
+"""The network as a whole: its step, its training, its file."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+import network as module
+from layers import ACTIVATIONS, Dense, ReLU, Sigmoid
+from network import SCHEDULES, DivergenceError, Network, grey_statistics, mlp
+
+from .test_layers import slope
+
+RNG = np.random.default_rng(2)
+
+
+def small(seed=0, dtype="float64", loss="cross_entropy", hidden=(6,), activation="tanh"):
+    return Network(mlp(hidden, activation), loss=loss, seed=seed, dtype=dtype)
+
+
+def flat(net):
+    return np.concatenate([a.ravel() for a in net.parameters().values()])
+
+
+def records(net, digits, **settings):
+    (x, y), validation = digits
+    return list(net.fit(x, y, validation, **({"epochs": 2, "batch_size": 50, "lr": 0.02} | settings)))
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("hidden", [(), (6,), (6, 5)])
+def test_step_follows_the_gradient_of_loss_and_penalty(loss, activation, hidden):
+    """What `update` subtracts is lr times the derivative of loss + L2 term, along random directions."""
+    net = small(loss=loss, hidden=hidden, activation=activation)
+    for a in net.parameters().values():
+        a[...] = RNG.standard_normal(a.shape) * 0.3
+    x, labels, decay, lr = RNG.standard_normal((784, 5)), RNG.integers(0, 10, 5), 0.37, 0.5
+
+    def objective():
+        return net.loss.forward(net.forward(x), labels) + net.penalty(decay)
+
+    before = net.snapshot()
+    directions = {name: RNG.standard_normal(a.shape) for name, a in before.items()}
+    slopes = {name: slope(objective, a, directions[name]) for name, a in net.parameters().items()}
+    objective()
+    net.backward(net.loss.backward())
+    net.update(lr, momentum=0, weight_decay=decay)
+    for name, a in net.parameters().items():
+        gradient = (before[name] - a) / lr
+        assert (gradient * directions[name]).sum() == pytest.approx(slopes[name], rel=1e-6, abs=1e-8), name
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("chunk", [160_000, 100])
+def test_update_is_the_textbook_rule(nesterov, chunk, monkeypatch):
+    """Seven steps of the one matrix product against the rule written out, with other lr and gradients each time."""
+    monkeypatch.setattr(module, "UPDATE_CHUNK", chunk)
+    net = small()
+    w = net.snapshot()
+    v = {name: np.zeros_like(a) for name, a in w.items()}
+    momentum, decay = 0.8, 0.1
+    for step in range(7):
+        lr = 0.1 / (step + 1)
+        for i, layer in enumerate(net.layers):
+            for name, gradient in layer.grads.items():
+                gradient[...] = RNG.standard_normal(gradient.shape)
+                key = f"{i}.{name}"
+                g = gradient + decay * w[key] if name == "W" else gradient.copy()
+                v[key] = momentum * v[key] + g
+                w[key] = w[key] - lr * (g + momentum * v[key] if nesterov else v[key])
+        net.update(lr, momentum, decay, nesterov)
+    for key, a in net.parameters().items():
+        assert a == pytest.approx(w[key], rel=1e-12, abs=1e-14)
+
+
+def test_every_parameter_moves(digits):
+    net = Network(mlp([16]))
+    before = net.snapshot()
+    records(net, digits, epochs=1)
+    for name, a in net.parameters().items():
+        assert (a != before[name]).mean() > 0.9, name
+
+
+def test_first_loss_is_near_ln_10(digits):
+    (x, y), _ = digits
+    for hidden in ([], [64]):
+        net = Network(mlp(hidden, init="small"))
+        assert net.evaluate(x, y)["loss"] == pytest.approx(math.log(10), rel=0.1)
+
+
+def test_one_batch_can_be_learned_by_heart(digits):
+    (x, y), _ = digits
+    for loss, lr in [("cross_entropy", 0.02), ("mse", 0.001)]:
+        net = Network(mlp([64]), loss=loss)
+        *_, last = net.fit(x[:32], y[:32], epochs=800, batch_size=32, lr=lr, schedule="constant", weight_decay=0)
+        assert last["train_accuracy"] == 1 and last["train_loss"] < 0.01
+
+
+def test_more_decay_gives_smaller_weights(digits):
+    lengths = []
+    for decay in (0, 0.01, 0.1):
+        net = Network(mlp([16]))
+        records(net, digits, weight_decay=decay, epochs=4)
+        lengths.append(net.penalty(2.0))
+    assert lengths[0] > 1.02 * lengths[1] > 1.02**2 * lengths[2]
+
+
+def test_penalty_counts_weights_only():
+    net = small()
+    net.layers[0].params["b"][:] = 100
+    weights = sum((a**2).sum() for name, a in net.parameters().items() if name.endswith("W"))
+    assert net.penalty(0.3) == pytest.approx(0.15 * weights)
+
+
+def test_parameter_counts():
+    for hidden, expected in [([], 7850), ([512], 407_050), ([256, 64], 218_058), ([256, 128], 235_146)]:
+        net = Network(mlp(hidden))
+        assert net.parameter_count == expected == sum(a.size for a in net.parameters().values())
+        assert f"{expected:,} parameters" in repr(net) and repr(net).count("Dense") == len(hidden) + 1
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 600, 1000])
+def test_every_image_is_used_once_an_epoch(digits, batch_size, monkeypatch):
+    (x, y), _ = digits
+    net, seen = Network(mlp([])), []
+    original = net.standardise
+    monkeypatch.setattr(net, "standardise", lambda images, index: seen.append(index) or original(images, index))
+    list(net.fit(x, y, epochs=2, batch_size=batch_size, lr=1e-4))
+    seen = np.concatenate(seen)
+    assert sorted(seen[:600]) == sorted(seen[600:]) == list(range(600))
+    assert (seen[:600] != seen[600:]).any() and (seen[:600] != np.arange(600)).any()
+
+
+def test_last_partial_batch_counts_by_its_size(digits):
+    """With a vanishing lr the running loss and accuracy must equal those of the whole set."""
+    (x, y), _ = digits
+    net = Network(mlp([16]), dtype="float64")
+    (record,) = net.fit(x[:599], y[:599], epochs=1, batch_size=250, lr=1e-12)
+    scores = net.evaluate(x[:599], y[:599])
+    assert record["train_loss"] == pytest.approx(scores["loss"], rel=1e-6)
+    assert record["train_accuracy"] == scores["accuracy"]
+
+
+def test_evaluation_does_not_depend_on_its_batches(digits, monkeypatch):
+    (x, y), _ = digits
+    net = Network(mlp([16]), dtype="float64")
+    whole, p, k = net.evaluate(x, y), net.predict_proba(x), net.predict(x)
+    monkeypatch.setattr(module, "PREDICT_BATCH", 77)
+    assert net.evaluate(x, y)["loss"] == pytest.approx(whole["loss"])
+    assert net.predict_proba(x) == pytest.approx(p) and (net.predict(x) == k).all()
+    assert (p.argmax(axis=1) == k).all() and p.sum(axis=1) == pytest.approx(np.ones(600))
+    assert whole["accuracy"] == (k == y).mean()
+
+
+def test_input_statistics(digits):
+    (x, y), _ = digits
+    assert grey_statistics(x) == pytest.approx((x.mean(), x.std()))
+    net = Network(mlp([4]), dtype="float64")
+    list(net.fit(x, y, epochs=1))
+    z = net.standardise(x)
+    assert z.shape == (784, 600) and z.mean() == pytest.approx(0, abs=1e-9) and z.std() == pytest.approx(1)
+    plain = Network(mlp([4]), dtype="float64")
+    list(plain.fit(x, y, epochs=1, standardize=False))
+    assert plain.standardise(x, np.array([3, 1])) == pytest.approx(x[[3, 1]].reshape(2, 784).T / 255)
+
+
+def test_float32_stays_float32(digits):
+    net = Network(mlp([8, 8]))
+    records(net, digits, schedule="cosine", momentum=0.9, nesterov=True)
+    arrays = [net.rows, net.layers[0].x, net.layers[1].y, net.loss.backward(), net.predict_proba(digits[0][0])]
+    assert {a.dtype for a in arrays} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name):
+    factors = [SCHEDULES[name](t / 10) for t in range(11)]
+    assert all(type(f) is float for f in factors) and factors[0] == 1
+    assert all(0 <= b <= a for a, b in itertools.pairwise(factors))
+
+
+def test_schedule_values():
+    at = {name: [round(SCHEDULES[name](t), 6) for t in (0.5, 0.75, 1)] for name in SCHEDULES}
+    assert at["constant"] == [1, 1, 1] and at["linear"] == [0.5, 0.25, 0] and at["step"] == [0.1, 0.01, 0.01]
+    assert at["cosine"] == [0.5, 0.146447, 0] and at["exponential"] == [0.1, 0.031623, 0.01]
+    assert at["inverse"] == [0.181818, 0.129032, 0.1]
+
+
+def test_the_rate_follows_the_schedule_step_by_step(digits, monkeypatch):
+    (x, y), _ = digits
+    net, rates = Network(mlp([])), []
+    original = net.update
+    monkeypatch.setattr(net, "update", lambda lr, **rest: rates.append(lr) or original(lr, **rest))
+    history = list(net.fit(x, y, epochs=2, batch_size=300, lr=0.1, schedule="linear"))
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025]) and [r["lr"] for r in history] == pytest.approx(
+        [0.1, 0.05]
+    )
+
+
+def test_plateau_halves_when_validation_accuracy_drops(digits, monkeypatch):
+    net = Network(mlp([8]))
+    accuracies = iter([0.5, 0.6, 0.55, 0.55, 0.5, 0.7])
+    monkeypatch.setattr(net, "evaluate", lambda *_: {"loss": 1.0, "accuracy": next(accuracies)})
+    history = records(net, digits, epochs=6, lr=0.08, schedule="plateau")
+    assert [r["lr"] for r in history] == pytest.approx([0.08, 0.08, 0.08, 0.04, 0.04, 0.02])
+    with pytest.raises(ValueError, match="validation"):
+        next(net.fit(*digits[0], schedule="plateau"))
+
+
+@pytest.mark.parametrize("lr", [1e3, 1e30])
+def test_divergence_is_noticed(digits, lr):
+    with pytest.raises(DivergenceError, match="lower lr"):
+        records(Network(mlp([16])), digits, lr=lr, epochs=30)
+
+
+def test_same_seed_same_weights(digits):
+    def train(seed):
+        net = Network(mlp([8]), seed=seed)
+        records(net, digits, seed=seed)
+        return flat(net)
+
+    assert (train(3) == train(3)).all() and (train(3) != train(4)).any()
+
+
+def test_streams_are_separate():
+    """Neither the network's size nor the number of epochs changes another stream's draws."""
+    a, b = (module.random_stream(5, purpose).random(4) for purpose in (module.INITIALISATION, module.ORDER))
+    assert (a != b).all()
+    assert (Network(mlp([8]), seed=1).parameters()["0.W"] == Network(mlp([8, 4]), seed=1).parameters()["0.W"]).all()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_going_on_equals_never_having_stopped(digits, schedule, stop):
+    """Stop after any epoch, take weights, velocity and history to a new network, and arrive at the same bits."""
+    (x, y), validation = digits
+    settings = {"epochs": 4, "batch_size": 70, "lr": 0.05, "schedule": schedule}
+    whole = Network(mlp([8]))
+    expected = list(whole.fit(x, y, validation, **settings))
+    first = Network(mlp([8]))
+    history = list(itertools.islice(first.fit(x, y, validation, **settings), stop))
+    second = Network(mlp([8]), seed=99)
+    second.restore(first.snapshot())
+    second.velocity = first.velocity.copy()
+    history += second.fit(x, y, validation, **settings, history=history)
+    assert (flat(second) == flat(whole)).all()
+    assert [{**r, "seconds": 0} for r in history] == [{**r, "seconds": 0} for r in expected]
+
+
+def test_two_paused_trainings_do_not_disturb_each_other(digits):
+    (x, y), validation = digits
+    nets = [Network(mlp([8]), seed=s) for s in (1, 2)]
+    for _ in zip(*(net.fit(x, y, validation, epochs=3, seed=s) for s, net in enumerate(nets, 1)), strict=True):
+        pass
+    for s, net in enumerate(nets, 1):
+        alone = Network(mlp([8]), seed=s)
+        list(alone.fit(x, y, validation, epochs=3, seed=s))
+        assert (flat(net) == flat(alone)).all()
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+
+def test_errors_name_the_layer():
+    with pytest.raises(ValueError, match=r"layer 1, Dense\(units=3.*vectors"):
+        Network([ReLU(), Dense(3)], input_shape=(1, 28, 28))
+    with pytest.raises(ValueError, match="loss must be one of"):
+        Network(mlp([]), loss="hinge")
+
+
+def test_wrong_images_are_refused(digits):
+    x = digits[0][0]
+    for images in (x / 255, x[:, :20], x.astype(np.int64)):
+        with pytest.raises(ValueError, match="uint8"):
+            Network(mlp([])).predict(images)
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_save_and_load(digits, tmp_path):
+    net = Network([Dense(6, "xavier"), Sigmoid(), Dense(10)], loss="mse", seed=3)
+    records(net, digits, nesterov=True, batch_size=64, epochs=1)  # an odd number of steps, then an even one
+    net.about = {"dataset": "tiny", "recipe": {"hidden": [6]}}
+    net.save(tmp_path / "a.npz")
+    again = Network.load(tmp_path / "a.npz")
+    again.save(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert repr(again) == repr(net) and again.about == net.about
+    assert (again.predict_proba(digits[1][0]) == net.predict_proba(digits[1][0])).all()
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as plain:  # and anybody's NumPy reads it
+        assert (plain["0.W"] == net.parameters()["0.W"]).all()
