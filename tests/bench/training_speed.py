@@ -1,0 +1,215 @@
+"""How fast is training? One epoch of 60,000 images through `Network.fit`, beside its peers, in one run.
+
+    pip install -r tests/bench/requirements.txt && python tests/bench/training_speed.py
+
+Every column does the same work: 784-hidden-10, ReLU, cross-entropy, momentum 0.9, L2 1e-4, float32, the images shuffled
+anew, the mean loss of the epoch known at its end.
+
+    ours      Network.fit: shuffling, gathering, standardising bytes, loss, running accuracy, record; all of it
+    products  only the five matrix products of those shapes and layouts, on one batch that never changes
+    torch     PyTorch eager: nn.Linear, optim.SGD, the images standardised beforehand
+    jax       JAX: one jitted step a batch, the parameters donated, the images standardised beforehand
+    jax-scan  JAX: one jitted scan an epoch (the last partial batch dropped); the fastest that we know how to write
+    sklearn   scikit-learn: MLPClassifier, the images standardised beforehand
+
+The columns take turns within each round, so a machine that is slower for a while is so for all. Prints seconds (best of
+the rounds) and, for the peers, how many times as long as ours (best by best, and median by median).
+"""
+
+import argparse
+import csv
+import math
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from network import Network, mlp
+
+SHAPES = [(128, 128), (512, 32), (512, 128), (512, 512), (1024, 128), (1000, 40)]
+IMAGES, LR, MOMENTUM, DECAY = 60_000, 0.01, 0.9, 1e-4
+RNG = np.random.default_rng(0)
+
+
+def ours(images, x, labels, hidden: int, batch: int) -> Callable[[], float]:
+    """An epoch of the public class, seen from outside."""
+    network = Network(mlp([hidden]))
+    settings = {"batch_size": batch, "lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY, "schedule": "constant"}
+    epochs = network.fit(images, labels, epochs=10**6, **settings)
+    return lambda: next(epochs)["train_loss"]
+
+
+def products(images, x, labels, hidden: int, batch: int) -> Callable[[], float]:
+    """The matrix products of an epoch, and nothing else."""
+    x = x[:batch].T
+    w, v = (RNG.standard_normal(shape, dtype=np.float32) for shape in ((hidden, 784), (10, hidden)))
+    dz = RNG.standard_normal((10, batch), dtype=np.float32)
+    z, a, dw, dv, da = (np.empty(s, np.float32) for s in (dz.shape, (hidden, batch), w.shape, v.shape, (hidden, batch)))
+
+    def epoch():
+        for _ in range(math.ceil(IMAGES / batch)):
+            np.matmul(w, x, out=a)
+            np.matmul(v, a, out=z)
+            np.matmul(dz, a.T, out=dv)
+            np.matmul(v.T, dz, out=da)
+            np.matmul(da, x.T, out=dw)
+        return math.nan
+
+    return epoch
+
+
+def torch(images, x, labels, hidden: int, batch: int) -> Callable[[], float]:
+    """PyTorch, as its users write it."""
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(784, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 10))
+    optimiser = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
+    loss_function = torch.nn.CrossEntropyLoss()
+    x, y = torch.from_numpy(x), torch.from_numpy(labels)
+
+    def epoch():
+        total, order = torch.zeros(()), torch.randperm(len(x))
+        for i in range(0, len(x), batch):
+            index = order[i : i + batch]
+            optimiser.zero_grad()
+            loss = loss_function(model(x[index]), y[index])
+            loss.backward()
+            optimiser.step()
+            total += loss.detach() * len(index)
+        return total.item() / len(x)
+
+    return epoch
+
+
+def jax(images, x, labels, hidden: int, batch: int, scan: bool = False) -> Callable[[], float]:
+    """JAX, jitted by the step or by the epoch."""
+    import jax
+    import jax.numpy as jnp
+
+    x, y = jnp.asarray(x), jnp.asarray(labels)
+    w = {"W1": RNG.standard_normal((784, hidden)) * 0.05, "b1": np.zeros(hidden)}
+    w |= {"W2": RNG.standard_normal((hidden, 10)) * 0.05, "b2": np.zeros(10)}
+    w = {name: jnp.asarray(a, jnp.float32) for name, a in w.items()}
+    state = w, {name: jnp.zeros_like(a) for name, a in w.items()}, jnp.zeros(())
+    decay = {"W1": DECAY, "b1": 0.0, "W2": DECAY, "b2": 0.0}
+
+    def loss_function(w, x, y):
+        hidden = jax.nn.relu(x @ w["W1"] + w["b1"])
+        log_p = jax.nn.log_softmax(hidden @ w["W2"] + w["b2"])
+        return -jnp.take_along_axis(log_p, y[:, None], axis=1).mean()
+
+    def step(state, x, y, index):
+        w, v, total = state
+        loss, g = jax.value_and_grad(loss_function)(w, x[index], y[index])
+        v = {name: MOMENTUM * v[name] + g[name] + decay[name] * w[name] for name in w}
+        return {name: w[name] - LR * v[name] for name in w}, v, total + loss * len(index)
+
+    jitted_step = jax.jit(step, donate_argnums=0)
+
+    @partial(jax.jit, donate_argnums=0)
+    def jitted_epoch(state, x, y, order):
+        return jax.lax.scan(lambda state, index: (step(state, x, y, index), None), state, order)[0]
+
+    def epoch():
+        nonlocal state
+        state = *state[:2], jnp.zeros(())
+        order = RNG.permutation(len(x))
+        if scan:
+            state = jitted_epoch(state, x, y, order[: len(x) // batch * batch].reshape(-1, batch))
+        else:
+            for i in range(0, len(x), batch):
+                state = jitted_step(state, x, y, order[i : i + batch])
+        return float(state[2]) / len(x)
+
+    return epoch
+
+
+def sklearn(images, x, labels, hidden: int, batch: int) -> Callable[[], float]:
+    """scikit-learn, one partial_fit (an epoch) at a time."""
+    from sklearn.neural_network import MLPClassifier
+
+    model = MLPClassifier([hidden], solver="sgd", batch_size=batch, learning_rate_init=LR, momentum=MOMENTUM,
+                          nesterovs_momentum=False, alpha=DECAY * batch, max_iter=1, random_state=0)  # fmt: skip
+
+    def epoch():
+        model.partial_fit(x, labels, classes=np.arange(10))
+        return model.loss_
+
+    return epoch
+
+
+CONTESTANTS: dict[str, Callable] = {
+    "ours": ours,
+    "products": products,
+    "torch": torch,
+    "jax": jax,
+    "jax-scan": partial(jax, scan=True),
+    "sklearn": sklearn,
+}
+
+
+def measure(hidden: int, batch: int, rounds: int, data: tuple) -> dict[str, list[float]]:
+    """Seconds of each round for each contestant that is installed."""
+    epochs = {}
+    for name, make in CONTESTANTS.items():
+        try:
+            epochs[name] = make(*data, hidden, batch)
+            epochs[name]()  # compile, allocate, warm up
+        except ModuleNotFoundError as error:
+            print(f"  {name} is left out: {error}", file=sys.stderr)
+            epochs.pop(name, None)
+    seconds = {name: [] for name in epochs}
+    for _ in range(rounds):
+        for name, epoch in epochs.items():
+            start = time.perf_counter()
+            epoch()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    """Measure every shape, print the table, write it as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", module="sklearn")
+    images = RNG.integers(0, 256, (IMAGES, 28, 28), dtype=np.uint8)  # digits or noise: the time is the same
+    x = ((images.reshape(-1, 784) - images.mean()) / images.std()).astype(np.float32)
+    data = images, x, RNG.integers(0, 10, IMAGES)
+    print(f"Python {platform.python_version()}, NumPy {np.__version__}, {arguments.rounds} rounds; seconds an epoch,")
+    print("and in brackets times ours, best by best and median by median")
+    rows, ratios = [], {name: [] for name in CONTESTANTS}
+    for hidden, batch in SHAPES:
+        seconds = measure(hidden, batch, arguments.rounds, data)
+        best = {name: min(times) for name, times in seconds.items()}
+        median = {name: statistics.median(times) for name, times in seconds.items()}
+        line = f"784-{hidden}-10, batch {batch}".ljust(24)
+        for name in seconds:
+            ratio = best[name] / best["ours"], median[name] / median["ours"]
+            ratios[name].append(ratio)
+            rows.append([hidden, batch, name, best[name], median[name], *ratio])
+            line += f"  {name} {best[name]:.3f}" + (f" ({ratio[0]:.2f}, {ratio[1]:.2f})" if name != "ours" else "")
+        print(line, flush=True)
+    line = "geometric mean".ljust(24)
+    for name, pairs in ratios.items():
+        if pairs and name != "ours":
+            means = [statistics.geometric_mean(column) for column in zip(*pairs, strict=True)]
+            line += f"  {name} ({means[0]:.2f}, {means[1]:.2f})"
+    print(line)
+    with arguments.csv.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["hidden", "batch", "name", "best_s", "median_s", "best_times_ours", "median_times_ours"])
+        writer.writerows(row[:3] + [f"{value:.4f}" for value in row[3:]] for row in rows)
+
+
+if __name__ == "__main__":
+    main()
