@@ -28,19 +28,22 @@ STYLE = {
 }
 
 
+styled = rc_context(STYLE)  # as a decorator: what a function draws is in the one style of all our pictures
+
+
+@styled
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
-    with rc_context(STYLE), storage.replace(path) as file:
+    with storage.replace(path) as file:
         figure.savefig(file, format="png")
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, title: str = "") -> tuple[Figure, np.ndarray]:
-    """A figure of width x height inches and its axes, (rows, columns), in the one style of all our pictures."""
-    with rc_context(STYLE):
-        figure = Figure((width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        if title:
-            figure.suptitle(title)
+    """A figure of width x height inches and its axes, (rows, columns)."""
+    figure = Figure((width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    if title:
+        figure.suptitle(title)
     return figure, axes
 
 
@@ -52,6 +55,7 @@ def _bare(ax: Axes) -> None:
         spine.set_visible(False)
 
 
+@styled
 def curves(history: Sequence[dict], best: int | None = None, title: str = "") -> Figure:
     """Loss (log scale) and accuracy over the epochs; `best` marks the epoch that was kept."""
     figure, ((loss, accuracy),) = _figure(9, 3.8, 1, 2, title)
@@ -71,19 +75,20 @@ def curves(history: Sequence[dict], best: int | None = None, title: str = "") ->
     return figure
 
 
-def tiles(weights: np.ndarray, title: str = "", most: int = 100) -> Figure:
+@styled
+def tiles(weights: np.ndarray, title: str = "", most: int = 96) -> Figure:
     """Each row of `weights`, (units, 784), as a 28x28 picture: what a unit of the first layer looks for.
 
     Units are shown by falling length of their weights, red for positive and blue for negative.
     """
     order = np.argsort(-np.linalg.norm(weights, axis=1), kind="stable")[:most]
-    columns = min(20, len(order))
+    columns = min(12, len(order))
     rows = -(-len(order) // columns)
     sheet = np.full((rows * 29 + 1, columns * 29 + 1), np.nan)
     for place, unit in enumerate(order):
         top, left = (29 * i + 1 for i in divmod(place, columns))
         sheet[top : top + 28, left : left + 28] = weights[unit].reshape(28, 28)
-    figure, ((ax,),) = _figure(0.48 * columns + 1.6, 0.48 * rows + 1, title=title)
+    figure, ((ax,),) = _figure(0.75 * columns + 1.4, 0.75 * rows + 0.7, title=title)
     limit = np.nanpercentile(np.abs(sheet), 99.5) or 1
     image = ax.imshow(sheet, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
     _bare(ax)
@@ -105,6 +110,7 @@ def principal_components(weights: np.ndarray) -> np.ndarray:
     return (0.5 + 0.5 * picture / np.where(limit > 0, limit, 1)).reshape(28, 28, 3)
 
 
+@styled
 def pca(stages: dict[str, np.ndarray], title: str = "") -> Figure:
     """`principal_components` of the first layer at several stages of the training, side by side."""
     figure, (axes,) = _figure(3.1 * len(stages), 3.6, 1, len(stages), title)
@@ -115,6 +121,7 @@ def pca(stages: dict[str, np.ndarray], title: str = "") -> Figure:
     return figure
 
 
+@styled
 def histograms(parameters: dict[str, np.ndarray], title: str = "") -> Figure:
     """How the values of every parameter array are spread; counts on a log scale."""
     columns = min(2, len(parameters))
@@ -123,7 +130,8 @@ def histograms(parameters: dict[str, np.ndarray], title: str = "") -> Figure:
     for ax in axes.flat[len(parameters) :]:
         ax.set_visible(False)
     for ax, (name, values) in zip(axes.flat, parameters.items(), strict=False):
-        ax.hist(values.ravel(), bins=80 if values.size > 200 else 20, color=TRAIN, log=True)
+        many = values.size > 1000
+        ax.hist(values.ravel(), bins=80 if many else 20, color=TRAIN, log=many)
         shape = " x ".join(map(str, values.shape))
         ax.set(title=f"{name}   ({shape})   mean {values.mean():.3g}, deviation {values.std():.3g}")
         ax.title.set_fontsize(10)
@@ -131,6 +139,7 @@ def histograms(parameters: dict[str, np.ndarray], title: str = "") -> Figure:
     return figure
 
 
+@styled
 def confusion(counts: np.ndarray, title: str = "") -> Figure:
     """How often digit i (row) was taken for digit j (column); the colour shows the mistakes only."""
     figure, ((ax,),) = _figure(6.4, 5.8, title=title)
@@ -148,6 +157,7 @@ def confusion(counts: np.ndarray, title: str = "") -> Figure:
     return figure
 
 
+@styled
 def gallery(images: np.ndarray, captions: Sequence[str], title: str = "", columns: int = 8) -> Figure:
     """Pictures (N, 28, 28), each with its caption."""
     rows = max(1, -(-len(images) // columns))

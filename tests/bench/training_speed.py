@@ -19,18 +19,20 @@ the rounds) and, for the peers, how many times as long as ours (best by best, an
 import argparse
 import csv
 import math
-import platform
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from readme import machine, put
 
 from network import Network, mlp
 
@@ -180,14 +182,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--readme", action="store_true", help="put the table into the README")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", module="sklearn")
     images = RNG.integers(0, 256, (IMAGES, 28, 28), dtype=np.uint8)  # digits or noise: the time is the same
     x = ((images.reshape(-1, 784) - images.mean()) / images.std()).astype(np.float32)
     data = images, x, RNG.integers(0, 10, IMAGES)
-    print(f"Python {platform.python_version()}, NumPy {np.__version__}, {arguments.rounds} rounds; seconds an epoch,")
-    print("and in brackets times ours, best by best and median by median")
-    rows, ratios = [], {name: [] for name in CONTESTANTS}
+    print(f"{machine()}; {arguments.rounds} rounds")
+    print("seconds an epoch, and in brackets how many times ours: best by best, median by median")
+    rows, ratios, table = [], {name: [] for name in CONTESTANTS}, [["hidden, batch", *CONTESTANTS]]
     for hidden, batch in SHAPES:
         seconds = measure(hidden, batch, arguments.rounds, data)
         best = {name: min(times) for name, times in seconds.items()}
@@ -199,12 +202,19 @@ def main() -> None:
             rows.append([hidden, batch, name, best[name], median[name], *ratio])
             line += f"  {name} {best[name]:.3f}" + (f" ({ratio[0]:.2f}, {ratio[1]:.2f})" if name != "ours" else "")
         print(line, flush=True)
-    line = "geometric mean".ljust(24)
+        cells = [f"{ratios[name][-1][0]:.2f}" if name in seconds else "" for name in CONTESTANTS if name != "ours"]
+        table.append([f"{hidden}, {batch}", f"{best['ours']:.2f} s", *cells])
+    line, cells = "geometric mean".ljust(24), []
     for name, pairs in ratios.items():
-        if pairs and name != "ours":
-            means = [statistics.geometric_mean(column) for column in zip(*pairs, strict=True)]
+        if name != "ours":
+            means = [statistics.geometric_mean(column) for column in zip(*pairs, strict=True)] if pairs else [0, 0]
             line += f"  {name} ({means[0]:.2f}, {means[1]:.2f})"
+            cells.append(f"**{means[0]:.2f}**")
     print(line)
+    table.append(["geometric mean", "", *cells])
+    if all(ratios.values()) and arguments.readme:
+        versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "jax", "scikit-learn"))
+        put("speed", table, f"Best of {arguments.rounds} rounds, momentum 0.9 and L2; {machine()}, {versions}.")
     with arguments.csv.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["hidden", "batch", "name", "best_s", "median_s", "best_times_ours", "median_times_ours"])

@@ -1,0 +1,48 @@
+"""Test accuracy of the recipes: five seeds each, trained on all 60,000 images. Writes the README's table.
+
+    python tests/bench/accuracy.py [recipe ...]
+
+The settings were chosen on validation images beforehand; the test images are read once, by test.py, at the end.
+"""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from readme import machine, put
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ["softmax", "two_layer", "three_layer", "mlp"]
+SEEDS = 5
+
+
+def run(*command: str | Path) -> str:
+    """What a command of the project prints."""
+    return subprocess.run([sys.executable, *command], cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def main() -> None:
+    """Train, test, and put the table into the README."""
+    recipes = sys.argv[1:] or RECIPES
+    rows = [["recipe", "network", "test accuracy", "seconds a model", "command"]]
+    for name in recipes:
+        out = f"models/final/{name}.npz"
+        flags = f"--config configs/{name}.toml --validation 0 --repeat {SEEDS}"
+        start = time.perf_counter()
+        table = run("train.py", *flags.split(), "--dataset", "mnist", "--out", out)
+        seconds = (time.perf_counter() - start) / SEEDS
+        models = sorted((ROOT / "models" / "final").glob(f"{name}-seed*.npz"))
+        result = run("test.py", "--model", *models).splitlines()[-1]
+        print(f"{name}: {result}", flush=True)
+        mean, deviation = re.search(r"(0\.\d+) \+- (0\.\d+)", result).groups()
+        network = re.search(r": ([\d-]+),", table)[1]
+        score = f"{100 * float(mean):.2f} ± {100 * float(deviation):.2f} %"
+        rows.append([f"`{name}`", network, score, f"{seconds:.0f}", f"`python train.py {flags}`"])
+    if recipes == RECIPES:
+        put("accuracy", rows, f"Seeds 0 to {SEEDS - 1}; {machine()}.")
+
+
+if __name__ == "__main__":
+    main()
