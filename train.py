@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = Recipe.read(arguments.config, recipe.given(arguments))
     images, labels, dataset = data.load(settings.dataset, "train", arguments.data_dir, cli.note, cli.bar)
     name = arguments.config.stem + ("" if dataset == "mnist" else f"-{dataset}")
-    path = (arguments.out or Path("models") / name).with_suffix(".npz")
+    path = arguments.out or Path("models") / name
+    path = path.with_name(path.name.removesuffix(".npz") + ".npz")
     results, paths = [], []
     for seed in range(settings.seed, settings.seed + arguments.repeat):
         out = path if arguments.repeat == 1 else path.with_stem(f"{path.stem}-seed{seed}")

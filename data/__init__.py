@@ -10,6 +10,8 @@ from data.formats import DataError
 
 __all__ = ["DataError", "load", "split"]
 
+NAMES = ("mnist", "synthetic", "auto")  # kept for what they say: no file of that name can pass for MNIST
+
 
 def load(
     dataset: str,
@@ -35,7 +37,9 @@ def load(
         return *mnist.load(part, folder, note), "mnist"
     if dataset == "synthetic":
         return *synthetic.load(part, folder, progress), "synthetic"
-    return *formats.read(Path(dataset), part), Path(dataset).stem
+    path = Path(dataset).resolve()
+    name = path.name if path.is_dir() else path.stem
+    return *formats.read(Path(dataset), part), f"{name}-files" if name in NAMES else name
 
 
 def split(

@@ -67,6 +67,13 @@ def test_no_validation(train, tmp_path):
     assert "validation loss" not in out and (tmp_path / "m" / "curves.png").exists()
 
 
+@pytest.mark.parametrize("out", ["v1.2", "v1.2.npz", "deep/er/v1.2"])
+def test_names_with_dots(train, tmp_path, out):
+    code, _, _ = train("--epochs", 1, "--out", out)
+    model = tmp_path / (out.removesuffix(".npz") + ".npz")
+    assert code == 0 and model.exists() and (model.parent / "v1.2" / "curves.png").exists()
+
+
 def test_same_seed_same_bytes(train, tmp_path):
     for name, seed in ("a", 5), ("b", 5), ("c", 6):
         train("--epochs", 2, "--seed", seed, "--out", f"{name}.npz")

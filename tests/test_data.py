@@ -66,6 +66,14 @@ def test_any_folder_or_npz_can_be_read(digits, archive, idx_folder):
             assert (x == images).all() and (y == labels).all() and y.dtype == np.int64 and name == path.stem
 
 
+def test_no_file_passes_for_mnist(archive, idx_folder, tmp_path):
+    for name in ("mnist", "synthetic"):
+        (tmp_path / f"{name}.npz").write_bytes(archive.read_bytes())
+        idx_folder = idx_folder.rename(tmp_path / name)
+        assert data.load(str(tmp_path / f"{name}.npz"), "train")[2] == f"{name}-files"
+        assert data.load(f"{tmp_path}/{name}/", "train")[2] == f"{name}-files"
+
+
 def test_unusable_data_is_named(tmp_path, digits):
     (x, y), _ = digits
     np.savez(tmp_path / "floats.npz", x_train=x / 255, y_train=y)

@@ -64,5 +64,6 @@ def test_gallery_and_files(tmp_path):
     assert len(shown) == 9 and all(image.get_interpolation() == "nearest" for image in shown)
     plots.save(figure, tmp_path / "g.png")
     plots.save(plots.gallery(images[:0], []), tmp_path / "none.png")
-    assert Image.open(tmp_path / "g.png").width > 500
+    with Image.open(tmp_path / "g.png") as picture:
+        assert picture.width > 500
     assert sorted(p.name for p in tmp_path.iterdir()) == ["g.png", "none.png"]
