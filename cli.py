@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the work failed (data, model, divergence), 2 wrong usage, 
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
@@ -20,7 +21,10 @@ from storage import StorageError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and that takes no abbreviations."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -32,17 +36,26 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
     @functools.wraps(main)
     def guarded(argv: list[str] | None = None) -> int:
         try:
-            return main(argv) or 0
+            with contextlib.suppress(AttributeError):  # a name that the terminal cannot show is shown as well as it can
+                sys.stdout.reconfigure(errors="backslashreplace")
+            try:
+                return main(argv) or 0
+            finally:
+                sys.stdout.flush()
         except KeyboardInterrupt:
             return fail("stopped", 130)
         except RecipeError as error:
             return fail(str(error), 2)
         except (DataError, StorageError, DivergenceError) as error:
             return fail(str(error), 1)
+        except MemoryError:
+            return fail("not enough memory: use a smaller network or smaller batches", 1)
         except BrokenPipeError:  # the reader of our output went away, as in `train.py | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it may be stdout that is full
             return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
 
     return guarded
@@ -65,14 +78,6 @@ def bar(items: Iterable, text: str = "training") -> Iterable:
     return tqdm(items, desc=text, leave=False, disable=None)
 
 
-def add_data_dir(parser: argparse.ArgumentParser) -> None:
-    """The flag that says where MNIST lies."""
-    parser.add_argument("--data-dir", type=Path, help="folder with MNIST's files ($MNIST_DIR, else data/raw)")
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1, as the type of a flag."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
+def folder(text: str | None) -> Path | None:
+    """The folder that --data-dir names, if it does."""
+    return Path(text) if text else None

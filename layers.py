@@ -54,8 +54,8 @@ class Buffers:
 class Layer:
     """One step of the network: y = f(x), with parameters in `params` and their gradients in `grads`.
 
-    The network owns the memory of both: before the first `forward` it replaces the values of `params` and `grads` by
-    views into its own arrays, in the shapes that `connect` put into `shapes`.
+    The network owns the memory of both. It makes `params` and `grads` views into its own arrays, in the shapes that
+    `connect` put into `shapes`, and turns to other arrays after every step: look them up, do not keep them.
     """
 
     decayed: tuple[str, ...] = ()  # the parameters that L2 applies to

@@ -20,7 +20,7 @@ from layers import ACTIVATIONS, LAYERS, LOSSES, Buffers, Dense, Layer, aligned_z
 
 FORMAT = 1  # of the model file
 INITIALISATION, ORDER = range(2)  # the independent random streams of one seed
-HOPELESS = 1e4  # a loss that no training comes back from; guessing costs 2.3, an untrained network some tens
+HOPELESS = 100.0  # mean loss of an epoch that no training comes back from; guessing costs 2.3
 PREDICT_BATCH = 1000  # images at a time where nothing is learned
 UPDATE_CHUNK = 160_000  # parameters at a time in `update`: OpenBLAS does products of up to 10^6 terms without packing
 
@@ -141,7 +141,7 @@ class Network:
             layer.params, layer.grads = params, grads
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """Every parameter under its plain name, "0.W" for the weights of the first layer. Views, not copies."""
+        """Every parameter by its plain name, "0.W" for the first layer's weights. Views, valid until the next step."""
         return {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.params.items()}
 
     def snapshot(self) -> dict[str, np.ndarray]:
@@ -250,13 +250,13 @@ class Network:
         parameters and the `velocity` first. progress: wraps the batches of an epoch, for a progress bar.
         A record has epoch, lr (at the epoch's start), train_loss and train_accuracy (running means, L2 left out),
         validation_loss and validation_accuracy if there is a validation set, and seconds.
-        DivergenceError as soon as the loss of a batch is not finite or above `HOPELESS`.
+        DivergenceError once the loss is not finite, or above `HOPELESS` (an epoch's mean) or a hundred times that (a
+        batch's).
         """
         history = list(history or [])
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
-        if standardize:
-            self.mean, self.deviation = grey_statistics(images)
+        self.mean, self.deviation = grey_statistics(images) if standardize else (0.0, 255.0)
         if not history:
             self.velocity = 0
         steps = math.ceil(len(images) / batch_size)
@@ -266,10 +266,15 @@ class Network:
             base = lr * 0.5 ** drops(history) if schedule == "plateau" else lr
             rates = [base * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
             order = random_stream(seed, ORDER, epoch).permutation(len(images))
-            loss, accuracy = self._epoch(images, labels, order, rates, batch_size, step_settings, progress)
+            with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, and in words
+                loss, accuracy = self._epoch(images, labels, order, rates, batch_size, step_settings, progress)
+                # a last look, because the very last step may have been the fatal one
+                scores = self.evaluate(*(validation or (images[order[:batch_size]], labels[order[:batch_size]])))
+            if not (loss < HOPELESS and scores["loss"] < HOPELESS):  # nor is nan
+                worst = loss if not loss < HOPELESS else scores["loss"]
+                raise DivergenceError(f"the loss came to {worst:.4g} in epoch {epoch + 1}: lower lr")
             record = {"epoch": epoch + 1, "lr": rates[0], "train_loss": loss, "train_accuracy": accuracy}
             if validation is not None:
-                scores = self.evaluate(*validation)
                 record |= {f"validation_{name}": score for name, score in scores.items()}
             record["seconds"] = time.perf_counter() - started
             history.append(record)
@@ -287,18 +292,19 @@ class Network:
     ) -> tuple[float, float]:
         """A step for each of `rates`, over the images in `order`; the running means of loss and accuracy."""
         losses, correct = 0.0, 0
-        with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, and in words
-            for step, rate in enumerate(progress(rates)):
-                index = order[step * batch_size : (step + 1) * batch_size]
-                batch_labels = labels[index]
-                outputs = self.forward(self.standardise(images, index), training=True)
-                loss = self.loss.forward(outputs, batch_labels)
-                self.backward(self.loss.backward())
-                self.update(rate, **step_settings)
-                losses += loss * len(index)
-                correct += int(np.count_nonzero(outputs.argmax(axis=0) == batch_labels))
-                if not loss < HOPELESS:  # nor is nan
-                    raise DivergenceError(f"the loss came to {loss:.4g} with a learning rate of {rate:.4g}: lower lr")
+        for step, rate in enumerate(progress(rates)):
+            index = order[step * batch_size : (step + 1) * batch_size]
+            batch_labels = labels[index]
+            outputs = self.forward(self.standardise(images, index), training=True)
+            loss = self.loss.forward(outputs, batch_labels)
+            if not loss < 100 * HOPELESS:  # nor is nan
+                raise DivergenceError(
+                    f"the loss of a batch came to {loss:.4g} at a learning rate of {rate:.4g}: lower lr"
+                )
+            self.backward(self.loss.backward())
+            self.update(rate, **step_settings)
+            losses += loss * len(index)
+            correct += int(np.count_nonzero(outputs.argmax(axis=0) == batch_labels))
         return losses / len(order), correct / len(order)
 
     # --- use --------------------------------------------------------------------------------------------------------
@@ -358,16 +364,21 @@ class Network:
             )
         try:
             layers = [LAYERS[name](**config) for name, config in description["layers"]]
-            shape = tuple(description["input"]["shape"])
+            shape, dtype = tuple(description["input"]["shape"]), description["dtype"]
+            if not layers or not shape or dtype not in ("float32", "float64"):
+                raise ValueError("no layers, no input, or numbers of an unknown kind")
             connect(layers, shape)
-            shapes = {f"{i}.{name}": s for i, layer in enumerate(layers) for name, s in layer.shapes.items()}
-            if {name: a.shape for name, a in arrays.items()} != shapes:  # before any memory is asked for
+            expected = {f"{i}.{name}": (s, dtype) for i, layer in enumerate(layers) for name, s in layer.shapes.items()}
+            if {name: (a.shape, a.dtype.name) for name, a in arrays.items()} != expected:  # before memory is asked for
                 raise ValueError("its arrays do not fit its layers")
-            network = cls(layers, input_shape=shape, loss=description["loss"], dtype=description["dtype"])
+            network = cls(layers, input_shape=shape, loss=description["loss"], dtype=dtype)
             network.mean = float(description["input"]["mean"])
             network.deviation = float(description["input"]["deviation"])
-            network.about = description["about"]
-        except (KeyError, TypeError, ValueError) as error:
+            network.about = dict(description["about"])
+            numbers = [network.mean, 1 / network.deviation, *(np.sum(a) for a in arrays.values())]
+            if not np.isfinite(numbers).all():
+                raise ValueError("not all its numbers are finite")
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise storage.StorageError(f"{path} is not a model of this program ({error}); train it anew") from error
         network.restore(arrays)
         return network

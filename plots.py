@@ -1,5 +1,6 @@
 """Pictures: arrays in, `matplotlib.figure.Figure` out. No pyplot, no window, no state, and no Network in here."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,8 @@ styled = rc_context(STYLE)  # as a decorator: what a function draws is in the on
 @styled
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
-    with storage.replace(path) as file:
+    with storage.replace(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a letter of a file's name is shown as a box
         figure.savefig(file, format="png")
 
 
@@ -42,8 +44,8 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1, title:
     """A figure of width x height inches and its axes, (rows, columns)."""
     figure = Figure((width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    if title:
-        figure.suptitle(title)
+    if title:  # which may be a file's name: no formulas in it, and nothing that cannot be drawn at all
+        figure.suptitle(title.encode(errors="replace").decode(), parse_math=False)
     return figure, axes
 
 

@@ -39,6 +39,8 @@ SIZES = Rule("hold whole numbers of at least 1", lambda sizes: all(size >= 1 for
 PART = Rule("be a whole number of images or a share in [0, 1)", lambda x: 0 <= x < 1 or (x < math.inf and x == int(x)))
 YES_OR_NO = Rule("be true or false")
 SOURCE = Rule("be auto, mnist, synthetic or a path", bool)
+A_PATH = Rule("be a path")
+MODEL = Rule("name a file", lambda text: text == "" or Path(text).name.removesuffix(".npz").strip(".") != "")
 
 
 def setting(default: Any, rule: Rule, text: str) -> Any:
@@ -69,6 +71,11 @@ class Recipe:
     seed: int = setting(0, AT_LEAST_0, "of everything random")
     dataset: str = setting("auto", SOURCE, "auto, mnist, synthetic, or a path to IDX or npz files")
 
+    # where and how often, which makes no difference to the model
+    data_dir: str = setting("", A_PATH, "folder with MNIST's files ($MNIST_DIR, else data/raw)")
+    out: str = setting("", MODEL, "model file to write (models/NAME.npz, NAME from the recipe and the data)")
+    repeat: int = setting(1, AT_LEAST_1, "train this many models, seed after seed")
+
     def __post_init__(self) -> None:
         for spec in fields(self):
             setattr(self, spec.name, checked(spec, getattr(self, spec.name)))
@@ -79,7 +86,7 @@ class Recipe:
     def read(cls, path: Path, changes: dict[str, Any]) -> "Recipe":
         """The recipe in a TOML file, with `changes` on top. RecipeError names the file or the key that is wrong."""
         try:
-            values = tomllib.loads(Path(path).read_text())
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
         except ValueError as error:
@@ -90,9 +97,14 @@ class Recipe:
                 raise RecipeError(f"{path}: unknown key {key!r}; the keys are {', '.join(known)}")
         return cls(**{known[key]: value for key, value in values.items()} | changes)
 
+    def settings(self) -> dict[str, Any]:
+        """What makes a difference to the model."""
+        return {name: value for name, value in asdict(self).items() if name not in ("data_dir", "out", "repeat")}
+
     def to_toml(self) -> str:
-        """The text of a file that `read` turns into this recipe again."""
-        return "".join(f"{flag(name)} = {json.dumps(value)}\n" for name, value in asdict(self).items())
+        """The text of a file that `read` turns into the same settings again."""
+        lines = (f"{flag(name)} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in self.settings().items())
+        return "".join(lines)
 
     def network(self) -> Network:
         """The untrained network."""
@@ -101,7 +113,7 @@ class Recipe:
     def fit_settings(self) -> dict[str, Any]:
         """The settings that `Network.fit` takes."""
         elsewhere = {"hidden", "activation", "init", "loss", "validation", "dataset"}
-        return {name: value for name, value in asdict(self).items() if name not in elsewhere}
+        return {name: value for name, value in self.settings().items() if name not in elsewhere}
 
 
 def flag(name: str) -> str:

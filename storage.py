@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -32,7 +33,7 @@ def replace(path: Path) -> Iterator[IO[bytes]]:
     """Open a new binary file that takes the place of `path` when the block ends well, and vanishes when it does not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -52,6 +53,12 @@ def replace(path: Path) -> Iterator[IO[bytes]]:
             os.close(folder)
 
 
+def sweep(path: Path) -> None:
+    """Remove what a process that was killed while writing `path` has left. Not while another one may be writing it."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        part.unlink(missing_ok=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -60,8 +67,10 @@ def _umask() -> int:
 
 def write(path: Path, description: dict, arrays: dict[str, np.ndarray]) -> None:
     """Write `description` (anything JSON can hold) and `arrays` to `path`, atomically."""
+    if sum(a.nbytes for a in arrays.values()) > LARGEST:
+        raise StorageError(f"{path} would be larger than {LARGEST >> 20} MiB: use a smaller network")
     arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-    text = json.dumps({**description, "sha256": _digest(description, arrays)}, sort_keys=True).encode()
+    text = json.dumps({**description, "sha256": _digest(description, arrays)}, sort_keys=True, allow_nan=False).encode()
     with replace(path) as file:
         np.savez(file, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)
 
@@ -73,11 +82,14 @@ def read(path: Path, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
     StorageError if anything is amiss.
     """
     path = Path(path)
-    if not path.is_file():
-        raise StorageError(f"no {kind} at {path}")
-    if path.stat().st_size > LARGEST:
-        raise StorageError(f"{path} is not a {kind}: larger than {LARGEST >> 20} MiB")
-    content = path.read_bytes()
+    try:
+        if not path.is_file():
+            raise StorageError(f"no {kind} at {path}")
+        if path.stat().st_size > 2 * LARGEST:
+            raise StorageError(f"{path} is not a {kind}: it is too large")
+        content = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             arrays = {name: _member(archive, info) for name, info in _directory(archive, len(content)).items()}

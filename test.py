@@ -6,6 +6,7 @@ The only command that reads the test files. Writes confusion.png, mistakes.png a
 several models, say those of `train.py --repeat 5`, it also tells their mean and standard deviation.
 """
 
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -22,27 +23,28 @@ SHOWN = 40  # mistakes in the picture
 
 @cli.command
 def main(argv: list[str] | None = None) -> int:
-    """Load the models, read the test images once, say how each model did on them."""
+    """Load the models, read the test images once, say how each model did on them, then draw."""
     arguments = parser().parse_args(argv)
-    networks = {path: Network.load(path) for path in arguments.model}
-    trained_on = {network.about.get("dataset", "unknown data") for network in networks.values()}
-    wanted = arguments.dataset
-    if wanted == "auto":
-        if len(trained_on) > 1:
-            raise data.DataError(f"the models were trained on {', '.join(sorted(trained_on))}: say --dataset")
-        (name,) = trained_on
-        wanted = {"mnist": "auto", "synthetic": "synthetic"}.get(name)
-        if wanted is None:
-            raise data.DataError(f"the model was trained on {name}: say with --dataset PATH where to find its images")
-    images, labels, dataset = data.load(wanted, "test", arguments.data_dir, cli.note, cli.bar)
+    networks = {path: load(path) for path in arguments.model}
+    trained_on = {str(network.about.get("dataset", "unknown data")) for network in networks.values()}
+    wanted = arguments.dataset or choose(trained_on)
+    images, labels, dataset = data.load(wanted, "test", cli.folder(arguments.data_dir), cli.note, cli.bar)
     if trained_on != {dataset}:
-        cli.note(f"WARNING: trained on {', '.join(sorted(trained_on))}, tested on {dataset}")
-    accuracies = [examine(path, network, images, labels, dataset) for path, network in networks.items()]
+        cli.note(
+            f"WARNING: trained on {', '.join(sorted(trained_on))}, but tested on {dataset}: not a figure for either"
+        )
+    predicted = {path: network.predict(images) for path, network in networks.items()}
+    for path, network in networks.items():
+        report(path, network.evaluate(images, labels), labels, predicted[path])
+    accuracies = [(answers == labels).mean() for answers in predicted.values()]
     if len(accuracies) > 1:
         mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
         print(f"test accuracy {mean:.4f} +- {deviation:.4f} ({dataset}, {len(images)} images, {len(networks)} models)")
     else:
         print(f"test accuracy {accuracies[0]:.4f} ({dataset}, {len(images)} images)")
+    for path, network in networks.items():
+        suffix = "" if trained_on == {dataset} else f"-{dataset}"
+        draw(path.with_suffix(""), suffix, images, labels, predicted[path], network.predict_proba(images), dataset)
     return 0
 
 
@@ -50,34 +52,53 @@ def parser() -> cli.Parser:
     """The command line."""
     result = cli.Parser(prog="test.py", description="Test trained networks on digits they have never seen.")
     result.add_argument("--model", type=Path, nargs="+", required=True, help="model files that train.py wrote")
-    result.add_argument(
-        "--dataset", default="auto", help="mnist, synthetic, or a path to IDX or npz files (what it was trained on)"
-    )
-    cli.add_data_dir(result)
+    result.add_argument("--dataset", help="auto, mnist, synthetic, or a path (what the model was trained on)")
+    result.add_argument("--data-dir", help="folder with MNIST's files ($MNIST_DIR, else data/raw)")
     return result
 
 
-def examine(path: Path, network: Network, images: np.ndarray, labels: np.ndarray, dataset: str) -> float:
-    """Print what one model gets right and wrong, draw it, return its accuracy."""
-    scores = network.evaluate(images, labels)
-    predicted = network.predict(images)
-    counts = np.zeros((10, 10), np.int64)  # row: real digit, column: predicted
+def load(path: Path) -> Network:
+    """A model for pictures of digits."""
+    network = Network.load(path)
+    if network.classes != 10 or math.prod(network.input_shape) != 784:
+        raise storage.StorageError(f"{path} is a model, but not one that tells ten digits on 28 x 28 pixels apart")
+    if path.suffix != ".npz":
+        raise storage.StorageError(f"{path} should be named {path.name}.npz: its pictures go to the folder {path.name}")
+    return network
+
+
+def choose(trained_on: set[str]) -> str:
+    """What to test on if nobody says so: what the models were trained on."""
+    if len(trained_on) > 1:
+        raise data.DataError(f"the models were trained on {', '.join(sorted(trained_on))}: say --dataset")
+    (name,) = trained_on
+    if name not in ("mnist", "synthetic"):
+        raise data.DataError(f"the model was trained on {name}: say with --dataset PATH where to find its images")
+    return {"mnist": "auto"}.get(name, name)
+
+
+def count(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """The confusion matrix: how often digit i (row) was taken for digit j (column)."""
+    counts = np.zeros((10, 10), np.int64)
     np.add.at(counts, (labels, predicted), 1)
+    return counts
+
+
+def report(path: Path, scores: dict[str, float], labels: np.ndarray, predicted: np.ndarray) -> None:
+    """Print how one model did, digit by digit."""
     print(f"{path}: accuracy {scores['accuracy']:.4f}, loss {scores['loss']:.4f}")
-    present = counts.sum(axis=1) > 0
-    print("  digit     " + "".join(f"{digit:8d}" for digit in range(10) if present[digit]))
-    print("  accuracy  " + "".join(f"{row[d] / row.sum():8.4f}" for d, row in enumerate(counts) if present[d]))
-    draw(path.with_suffix(""), images, labels, predicted, network.predict_proba(images), counts, dataset)
-    return scores["accuracy"]
+    rows = {digit: row for digit, row in enumerate(count(labels, predicted)) if row.any()}
+    print("  digit     " + "".join(f"{digit:8d}" for digit in rows))
+    print("  accuracy  " + "".join(f"{row[digit] / row.sum():8.4f}" for digit, row in rows.items()))
 
 
 def draw(
     folder: Path,
+    suffix: str,
     images: np.ndarray,
     labels: np.ndarray,
     predicted: np.ndarray,
     probabilities: np.ndarray,
-    counts: np.ndarray,
     dataset: str,
 ) -> None:
     """Write the confusion matrix and the mistakes, the most confident one first."""
@@ -87,17 +108,15 @@ def draw(
     sure = probabilities[wrong, predicted[wrong]]
     wrong = wrong[np.argsort(-sure, kind="stable")]
     rows = [(i, predicted[i], labels[i], probabilities[i, predicted[i]], probabilities[i, labels[i]]) for i in wrong]
-    with storage.replace(folder / "mistakes.csv") as file:
+    with storage.replace(folder / f"mistakes{suffix}.csv") as file:
         file.write(b"index,predicted,real,probability,probability_of_real\n")
         file.writelines(b"%d,%d,%d,%.6f,%.6f\n" % row for row in rows)
     title = f"{folder.name} on {dataset}"
-    right = 1 - len(wrong) / len(images)
-    plots.save(
-        plots.confusion(counts, f"{title}: {100 * right:.2f}% of {len(images):,} right"), folder / "confusion.png"
-    )
+    head = f"{title}: {100 * (1 - len(wrong) / len(images)):.2f}% of {len(images):,} right"
+    plots.save(plots.confusion(count(labels, predicted), head), folder / f"confusion{suffix}.png")
     captions = [f"#{i}\n{p}, not {real}\n{100 * sure:.0f}% sure" for i, p, real, sure, _ in rows[:SHOWN]]
     head = f"{title}: the {len(captions)} most confident of {len(wrong)} mistakes"
-    plots.save(plots.gallery(images[wrong[:SHOWN]], captions, head), folder / "mistakes.png")
+    plots.save(plots.gallery(images[wrong[:SHOWN]], captions, head), folder / f"mistakes{suffix}.png")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import csv
 import io
 import statistics
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cli
@@ -40,20 +40,22 @@ def main(argv: list[str] | None = None) -> int:
     """Read the recipe and the digits, train once for every seed, say what came out."""
     arguments = parser().parse_args(argv)
     settings = Recipe.read(arguments.config, recipe.given(arguments))
-    images, labels, dataset = data.load(settings.dataset, "train", arguments.data_dir, cli.note, cli.bar)
+    images, labels, dataset = data.load(settings.dataset, "train", cli.folder(settings.data_dir), cli.note, cli.bar)
     name = arguments.config.stem + ("" if dataset == "mnist" else f"-{dataset}")
-    path = arguments.out or Path("models") / name
+    path = Path(settings.out or f"models/{name}")
     path = path.with_name(path.name.removesuffix(".npz") + ".npz")
-    results, paths = [], []
-    for seed in range(settings.seed, settings.seed + arguments.repeat):
-        out = path if arguments.repeat == 1 else path.with_stem(f"{path.stem}-seed{seed}")
-        training, validation = data.split(images, labels, settings.validation, dataset, random_stream(seed, SPLIT))
-        about, code = train(replace(settings, seed=seed, dataset=dataset), training, validation, out, arguments.resume)
-        results.append(about)
-        paths.append(out)
+    about = {"dataset": dataset, "data": data.fingerprint(images, labels)}
+    finished = {}
+    for seed in range(settings.seed, settings.seed + settings.repeat):
+        out = path if settings.repeat == 1 else path.with_stem(f"{path.stem}-seed{seed}")
+        sets = data.split(images, labels, settings.validation, dataset, random_stream(seed, SPLIT))
+        result, code = train(replace(settings, seed=seed, dataset=dataset), about, *sets, out, arguments.resume)
         if code:
+            print(result_line({out: result}) if result else "nothing was kept")
             break
-    print(result_line(results, paths))
+        finished[out] = result
+    if finished:
+        print(result_line(finished))
     return code
 
 
@@ -62,10 +64,7 @@ def parser() -> cli.Parser:
     result = cli.Parser(prog="train.py", description="Train a network on MNIST.")
     default = Path(__file__).parent / "configs" / "two_layer.toml"
     result.add_argument("--config", type=Path, default=default, help="recipe to start from (configs/two_layer.toml)")
-    result.add_argument("--out", type=Path, help="model file to write (models/NAME.npz, NAME from the recipe)")
-    result.add_argument("--repeat", type=cli.count, default=1, metavar="N", help="train N models, seed after seed")
     result.add_argument("--resume", action="store_true", help="go on after the last finished epoch of a stopped run")
-    cli.add_data_dir(result)
     recipe.add_flags(result.add_argument_group("settings, each with precedence over the recipe"))
     return result
 
@@ -79,17 +78,12 @@ class Run:
     first: dict = field(default_factory=dict)  # parameters after the first epoch
     best: dict = field(default_factory=dict)  # parameters after the best epoch
 
-    @property
-    def best_epoch(self) -> int:
-        """The first epoch with the highest validation accuracy; without validation, the last one."""
-        return max(self.history, key=lambda record: record.get("validation_accuracy", record["epoch"]))["epoch"]
-
     def add(self, record: dict, network: Network) -> None:
-        """Take in a finished epoch."""
-        self.history.append(record)
-        self.first = self.first or network.snapshot()
-        if self.best_epoch == record["epoch"]:
-            self.best = network.snapshot()
+        """Take in a finished epoch, wholly or not at all: Ctrl-C may come at any moment."""
+        now = network.snapshot()
+        history = [*self.history, record]
+        best = now if best_epoch(history) == record["epoch"] else self.best
+        self.history, self.first, self.best = history, self.first or now, best
 
     def save(self, path: Path, network: Network) -> None:
         """Write run and network to a checkpoint."""
@@ -111,19 +105,30 @@ class Run:
         self.history, self.first, self.best = description["history"], groups["first"], groups["best"]
 
 
-def train(settings: Recipe, training: tuple, validation: tuple | None, path: Path, resume: bool) -> tuple[dict, int]:
+def best_epoch(history: list[dict]) -> int:
+    """The first epoch with the highest validation accuracy; without validation, the last one."""
+    return max(history, key=lambda record: record.get("validation_accuracy", record["epoch"]))["epoch"]
+
+
+def train(
+    settings: Recipe, about: dict, training: tuple, validation: tuple | None, path: Path, resume: bool
+) -> tuple[dict | None, int]:
     """One run, from its first epoch or the last finished one to the model file and its pictures.
 
-    Returns what the model file says about the run, and the exit code.
+    Returns what the model file says about the run, None if there is no model, and the exit code.
     """
     folder = path.with_suffix("")
     checkpoint = folder / "checkpoint.npz"
+    for file in path, checkpoint:
+        storage.sweep(file)
     network = settings.network()
-    run = Run({"dataset": settings.dataset, "recipe": asdict(settings)})
+    run = Run(about | {"recipe": settings.settings()})
     if resume and checkpoint.exists():
         run.resume(checkpoint, network)
-    elif resume and path.exists() and (about := Network.load(path).about).get("recipe") == run.about["recipe"]:
-        return about, 0  # this one is finished
+    elif resume and path.exists():
+        saved = Network.load(path).about
+        if saved.get("finished") and run.about.items() <= saved.items():
+            return saved, 0
     sizes = "-".join(map(str, [784, *settings.hidden, 10]))
     print(f"{path.stem}: {sizes}, {network.parameter_count:,} parameters; {settings.dataset}: {len(training[0]):,} "
           f"training and {len(validation[0]) if validation else 0:,} validation images")  # fmt: skip
@@ -139,23 +144,20 @@ def train(settings: Recipe, training: tuple, validation: tuple | None, path: Pat
             run.save(checkpoint, network)
             print(line(record, columns), flush=True)
     except KeyboardInterrupt:
-        if not run.history:
-            raise
         code = cli.fail(f"stopped after epoch {len(run.history)}; the same command with --resume goes on", 130)
     except DivergenceError as error:
-        checkpoint.unlink(missing_ok=True)
-        if not run.history:
-            raise
-        code = cli.fail(f"{error}; epoch {run.best_epoch} is kept", 1)
-    network.restore(run.best)
-    kept = run.history[run.best_epoch - 1]
-    network.about = run.about | {name: kept[name] for name in columns if name != "seconds"}
-    network.save(path)
-    write_history(run.history, folder / "history.csv")
-    draw(network, settings.network(), run, folder)
+        code = cli.fail(str(error), 1)
+    if run.history:
+        network.restore(run.best)
+        kept = run.history[best_epoch(run.history) - 1]
+        scores = {key: value for key, value in kept.items() if key != "seconds"}
+        network.about = run.about | scores | {"finished": not code}
+        network.save(path)
+        write_history(run.history, folder / "history.csv")
+        draw(network, settings.network(), run, folder)
     if code != 130:
         checkpoint.unlink(missing_ok=True)
-    return network.about, code
+    return network.about or None, code
 
 
 def line(record: dict, columns: list[str]) -> str:
@@ -179,7 +181,7 @@ def draw(network: Network, untrained: Network, run: Run, folder: Path) -> None:
     import plots  # late, because matplotlib takes its time
 
     title = f"{folder.name} ({run.about['dataset']})"
-    best = run.best_epoch
+    best = best_epoch(run.history)
     stages = {
         "initial": untrained.parameters(),
         "after epoch 1": run.first,
@@ -196,16 +198,14 @@ def draw(network: Network, untrained: Network, run: Run, folder: Path) -> None:
         plots.save(figure, folder / f"{name}.png")
 
 
-def result_line(results: list[dict], paths: list[Path]) -> str:
+def result_line(results: dict[Path, dict]) -> str:
     """What came out, and where it is."""
-    name = "validation accuracy" if "validation_accuracy" in results[0] else "training accuracy"
-    scores = [about[name.replace("training", "train").replace(" ", "_")] for about in results]
-    dataset = results[0]["dataset"]
+    paths, abouts = list(results), list(results.values())
+    name = "validation accuracy" if "validation_accuracy" in abouts[0] else "training accuracy"
+    scores = [about[name.replace("training", "train").replace(" ", "_")] for about in abouts]
+    dataset, epochs = abouts[0]["dataset"], abouts[0]["recipe"]["epochs"]
     if len(results) == 1:
-        about = results[0]
-        return (
-            f"{name} {scores[0]:.4f} ({dataset}, epoch {about['epoch']} of {about['recipe']['epochs']}) -> {paths[0]}"
-        )
+        return f"{name} {scores[0]:.4f} ({dataset}, epoch {abouts[0]['epoch']} of {epochs}) -> {paths[0]}"
     mean, deviation = statistics.mean(scores), statistics.stdev(scores)
     return f"{name} {mean:.4f} +- {deviation:.4f} ({dataset}, {len(results)} seeds) -> {paths[0]} ... {paths[-1]}"
 

@@ -1,5 +1,6 @@
 """The digits: `load` is the one door, whatever they are and wherever they come from."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from data import formats, mnist, synthetic
 from data.formats import DataError
 
-__all__ = ["DataError", "load", "split"]
+__all__ = ["DataError", "fingerprint", "load", "split"]
 
 NAMES = ("mnist", "synthetic", "auto")  # kept for what they say: no file of that name can pass for MNIST
 
@@ -39,7 +40,14 @@ def load(
         return *synthetic.load(part, folder, progress), "synthetic"
     path = Path(dataset).resolve()
     name = path.name if path.is_dir() else path.stem
-    return *formats.read(Path(dataset), part), f"{name}-files" if name in NAMES else name
+    return *formats.read(Path(dataset), part), f"{name}-files" if name.lower() in NAMES else name
+
+
+def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of a set of digits: two runs with the same one saw the same data."""
+    sha = hashlib.sha256(np.ascontiguousarray(images))
+    sha.update(np.ascontiguousarray(labels))
+    return sha.hexdigest()
 
 
 def split(
@@ -53,6 +61,10 @@ def split(
     count = int(validation) if validation >= 1 else round(validation * len(images))
     if count >= len(images):
         raise DataError(f"cannot keep {count} of {len(images)} training images for validation: lower --validation")
+    if validation and not count:
+        raise DataError(
+            f"{validation} of {len(images)} training images is none at all: raise --validation, or set it to 0"
+        )
     if not count:
         return (images, labels), None
     if name not in ("mnist", "synthetic"):

@@ -1,13 +1,14 @@
 """Read digits from files: IDX (the format of MNIST, gzipped or not) and npz archives."""
 
 import gzip
+import io
 import math
-import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+LARGEST = 2**30  # bytes of a file when unzipped
 MAGIC = {1: "labels", 3: "images"}  # dimensions of an IDX array of unsigned bytes, and what it holds
 
 
@@ -25,9 +26,13 @@ def unzip(content: bytes, name: str) -> bytes:
     if content[:2] != b"\x1f\x8b":
         return content
     try:
-        return gzip.decompress(content)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            inside = file.read(LARGEST + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{name} is a damaged gzip file ({error}): remove it and fetch it again") from None
+    if len(inside) > LARGEST:
+        raise DataError(f"{name} holds more than {LARGEST >> 20} MiB: that is no set of digits")
+    return inside
 
 
 def parse_idx(content: bytes, name: str) -> np.ndarray:
@@ -87,13 +92,19 @@ def read(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 def read_npz(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """The arrays x_PART and y_PART of an npz archive."""
+    names = f"x_{part}", f"y_{part}"
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return archive[f"x_{part}"], archive[f"y_{part}"]
-    except KeyError:
-        raise DataError(f"{path} has no x_{part} and y_{part}: name its arrays so") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            if not set(names) <= set(archive.files):
+                raise DataError(f"{path} has no {' and '.join(names)}: name its arrays so")
+            arrays = tuple(archive[name] for name in names)
+            if not all(isinstance(a, np.ndarray) for a in arrays):
+                raise ValueError("not arrays")
+    except DataError:
+        raise
+    except (Exception, MemoryError) as error:  # a damaged archive raises a dozen kinds; to the user they are one
         raise DataError(f"{path} is damaged or not an npz archive ({error}): remove it and fetch it again") from None
+    return arrays
 
 
 def check(images: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ A file is MNIST's if the SHA-256 of its unzipped bytes says so, whatever it is c
 """
 
 import contextlib
+import gzip
 import hashlib
 import http.client
 import io
@@ -61,7 +62,7 @@ def load(
     NotFound if that fails everywhere, with every cause; DataError for a file that has the name but not the content.
     """
     folder = folder or default_folder()
-    images, labels = (formats.parse_idx(_content(part, kind, folder, note), kind) for kind in KINDS)
+    images, labels = (formats.parse_idx(obtain(part, kind, folder, note), kind) for kind in KINDS)
     return formats.check(images, labels, str(folder))
 
 
@@ -77,41 +78,43 @@ def verified(part: str, kind: str, path: Path) -> bytes:
     return content
 
 
-def _content(part: str, kind: str, folder: Path, note: Callable[[str], None]) -> bytes:
+def obtain(part: str, kind: str, folder: Path, note: Callable[[str], None] = lambda line: None) -> bytes:
+    """The unzipped bytes of one of the four files, from `folder` or a mirror."""
     path = formats.find_idx(folder, part, kind)
-    ours = folder == Path(__file__).parent / "raw"
-    if path is not None:
-        try:
-            return verified(part, kind, path)
-        except DataError as error:
-            if not ours:  # a file that the user put there is the user's to mend
-                raise
-            note(f"{error}; downloading it again")
-    return _download(part, kind, folder, note)
+    if path is None:
+        return _download(part, kind, folder, note)
+    try:
+        return verified(part, kind, path)
+    except DataError as error:
+        if folder != Path(__file__).parent / "raw":  # what the user put there is the user's to mend
+            raise
+        note(f"{error}; downloading it again")
+        content = _download(part, kind, folder, note)
+        if path.name != NAMES[part, kind]:  # else it has been replaced
+            path.unlink(missing_ok=True)
+        return content
 
 
 def _download(part: str, kind: str, folder: Path, note: Callable[[str], None]) -> bytes:
     """Fetch one file from the first mirror that has it right, keep it in `folder`, return its unzipped bytes."""
-    causes = []
-    note(f"MNIST's {part} {kind} are not in {folder}: downloading")
+    note(f"downloading MNIST's {part} {kind}: they are not in {folder}")
+    causes, name = [], NAMES[part, kind]
     for mirror in MIRRORS:
         try:
             if mirror.endswith(".npz"):
                 with np.load(io.BytesIO(_fetch(mirror)), allow_pickle=False) as archive:
                     content = formats.idx_bytes(archive[f"{'x' if kind == 'images' else 'y'}_{part}"])
-                name = NAMES[part, kind].removesuffix(".gz")
-                packed = content
+                packed = gzip.compress(content, 1, mtime=0)
             else:
-                name = NAMES[part, kind]
                 packed = _fetch(mirror + name)
                 content = formats.unzip(packed, mirror + name)
-            digest = hashlib.sha256(content).hexdigest()
-            if digest != DIGESTS[part, kind]:
+            if hashlib.sha256(content).hexdigest() != DIGESTS[part, kind]:
                 raise DataError("what it sent is not MNIST (its SHA-256 differs)")
         except Exception as error:  # whatever a mirror does wrong, the next one may do right
             reason = error.reason if type(error) is urllib.error.URLError else error
             causes.append(f"{mirror}: {str(reason) or type(error).__name__}")
             continue
+        note(f"downloaded from {mirror}")
         # a folder that cannot be written to costs a download next time
         with contextlib.suppress(OSError), storage.replace(folder / name) as file:
             file.write(packed)

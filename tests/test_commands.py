@@ -3,16 +3,16 @@
 import csv
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
 from data import mnist
-from network import Network
+from network import Network, mlp
 
 from .conftest import ROOT
 
@@ -67,18 +67,54 @@ def test_no_validation(train, tmp_path):
     assert "validation loss" not in out and (tmp_path / "m" / "curves.png").exists()
 
 
-@pytest.mark.parametrize("out", ["v1.2", "v1.2.npz", "deep/er/v1.2"])
-def test_names_with_dots(train, tmp_path, out):
-    code, _, _ = train("--epochs", 1, "--out", out)
+@pytest.mark.parametrize("out", ["v1.2", "v1.2.npz", "deep/er/v1.2", "數字 $a_$b$", "é"])
+def test_any_name(train, tmp_path, out):
+    code, _, err = train("--epochs", 1, "--out", out)
     model = tmp_path / (out.removesuffix(".npz") + ".npz")
-    assert code == 0 and model.exists() and (model.parent / "v1.2" / "curves.png").exists()
+    assert code == 0 and model.exists() and (model.with_suffix("") / "curves.png").exists() and err == ""
 
 
 def test_same_seed_same_bytes(train, tmp_path):
     for name, seed in ("a", 5), ("b", 5), ("c", 6):
         train("--epochs", 2, "--seed", seed, "--out", f"{name}.npz")
-    a, b, c = ((tmp_path / f"{name}.npz").read_bytes() for name in "abc")
-    assert a == b and a != c
+    a, b, c = (tmp_path / f"{name}.npz" for name in "abc")
+    assert a.read_bytes() == b.read_bytes()
+    a, c = (Network.load(path).parameters()["0.W"] for path in (a, c))
+    assert (a != c).mean() > 0.9
+
+
+def test_the_seed_reaches_everything_random(train, monkeypatch, archive):
+    """First weights, order of the images, and the split of data of unknown order."""
+    seen = {}
+    original = Network.fit
+
+    def fit(self, images, labels, validation, **settings):
+        seen[settings["seed"]] = self.snapshot()["0.W"], validation[1]
+        return original(self, images, labels, validation, **settings)
+
+    monkeypatch.setattr(Network, "fit", fit)
+    train("--epochs", 1, "--repeat", 2, "--seed", 3, "--out", "m.npz")
+    assert sorted(seen) == [3, 4]
+    for a, b in zip(seen[3], seen[4], strict=True):
+        assert (a != b).any()
+
+
+def test_the_pictures_show_start_first_epoch_and_end(train, monkeypatch, tmp_path):
+    import plots
+
+    drawn = {}
+    original = plots.pca
+    monkeypatch.setattr(plots, "pca", lambda stages, title: drawn.update(stages) or original(stages, title))
+    train("--epochs", 1, "--out", "short.npz", "--schedule", "constant", "--validation", 0)
+    after_one = Network.load(tmp_path / "short.npz").parameters()["0.W"]
+    start = drawn["initial"].copy()
+    drawn.clear()
+    train("--epochs", 3, "--out", "long.npz", "--schedule", "constant", "--validation", 0)
+    end = Network.load(tmp_path / "long.npz").parameters()["0.W"]
+    assert list(drawn) == ["initial", "after epoch 1", "final (epoch 3)"]
+    for shown, expected in zip(drawn.values(), (start, after_one, end), strict=True):
+        assert (shown == expected).all()
+    assert (start != after_one).any() and (after_one != end).any()
 
 
 def test_repeat(train, run, archive, tmp_path):
@@ -176,13 +212,84 @@ def test_ctrl_c_keeps_the_best_so_far(archive, train, tmp_path):
     assert code == 1 and "other settings" in err
 
 
+def test_ctrl_c_while_an_epoch_is_taken_in(train, monkeypatch, tmp_path):
+    """Whenever it comes, what is kept fits together."""
+    original = Network.snapshot
+    for moment in range(1, 5):
+        calls = iter(range(1, 100))
+
+        def snapshot(self, calls=calls, moment=moment):
+            if next(calls) == moment:
+                raise KeyboardInterrupt
+            return original(self)
+
+        monkeypatch.setattr(Network, "snapshot", snapshot)
+        code, out, _ = train("--epochs", 9, "--out", f"m{moment}.npz")
+        assert code == 130
+        if moment > 1:
+            assert Network.load(tmp_path / f"m{moment}.npz").about["epoch"] < moment
+            assert f"epoch {moment - 1} of 9" in out or "of 9)" in out
+
+
+def test_resume_notices_other_data(train, run, archive, tmp_path, digits):
+    train("--epochs", 1, "--out", "m.npz")
+    (x, y), _ = digits
+    other = tmp_path / "tiny.npz"  # the same name
+    np.savez(other, x_train=255 - x, y_train=y)
+    code, out, _ = run("train", *FAST, "--epochs", 1, "--out", "m.npz", "--resume", "--dataset", other)
+    assert code == 0 and "parameters;" in out, "trained anew"
+
+
+def test_resume_after_a_divergence_tries_again(train, monkeypatch, tmp_path):
+    from network import DivergenceError
+
+    original = Network._epoch
+    calls = []
+
+    def epoch(self, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise DivergenceError("lower lr")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Network, "_epoch", epoch)
+    code, out, err = train("--epochs", 4, "--out", "m.npz")
+    assert code == 1 and "lower lr" in err and re.search(r"epoch [12] of 4\) -> m.npz", out), "the best epoch is kept"
+    code, out, _ = train("--epochs", 4, "--out", "m.npz", "--resume")
+    assert code == 0 and len(out.splitlines()) == 7
+
+
+def test_leftovers_of_killed_writers_are_swept_away(train, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / ".checkpoint.npz.abc.part").write_text("half")
+    (tmp_path / ".m.npz.abc.part").write_text("half")
+    train("--epochs", 1, "--out", "m.npz")
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".part")]
+
+
+def test_repeat_counts_finished_runs_only(train, monkeypatch):
+    original = Network._epoch
+    calls = []
+
+    def epoch(self, *arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Network, "_epoch", epoch)
+    code, out, _ = train("--epochs", 2, "--repeat", 5, "--out", "m.npz")
+    assert code == 130 and "(tiny, 2 seeds) -> m-seed0.npz ... m-seed1.npz" in out.splitlines()[-1]
+    assert re.search(r"epoch 1 of 2\) -> m-seed2.npz", out)
+
+
 def test_ctrl_c_before_the_first_epoch(run, archive, monkeypatch, tmp_path):
     def interrupted(self, *_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Network, "backward", interrupted)
     code, _, err = run("train", "--dataset", archive, *FAST, "--out", "m.npz")
-    assert code == 130 and err == "train.py: stopped\n" and not (tmp_path / "m.npz").exists()
+    assert code == 130 and err.count("\n") == 1 and "stopped" in err and not (tmp_path / "m.npz").exists()
 
 
 def test_divergence_leaves_no_model(train, tmp_path):
@@ -244,15 +351,20 @@ def test_test_wants_to_know_which_data(train, run, archive):
         (["--validation", "1.5"], 2, "validation must be"),
         (["--validation", "600"], 1, "600"),
         (["--schedule", "plateau", "--validation", "0"], 2, "validation"),
-        (["--repeat", "0"], 2, "--repeat"),
+        (["--repeat", "0"], 2, "repeat must be"),
         (["--wings", "2"], 2, "--wings"),
+        (["--epoch", "2"], 2, "--epoch"),
+        (["--out", "."], 2, "out must name a file"),
+        (["--out", ".npz"], 2, "out must name a file"),
+        (["--validation", "0.0005"], 1, "--validation"),
+        (["--hidden", "1000000000000"], 1, "memory"),
         (["--config", "nothing.toml"], 2, "nothing.toml"),
         (["--dataset", "nothing"], 1, "nothing"),
         (["--dataset", "mnist", "--data-dir", "empty"], 1, "MNIST_DIR"),
     ],
 )
 def test_one_line_for_every_mistake(train, tmp_path, arguments, code, says):
-    got, _, err = train(*arguments, "--out", "m.npz")
+    got, _, err = train("--out", "m.npz", *arguments)
     assert got == code and says in err and "Traceback" not in err
     lines = [line for line in err.splitlines() if "downloading" not in line]
     assert len(lines) == 1 and lines[0].startswith("train.py: ")
@@ -281,7 +393,10 @@ def test_bad_recipes(run, tmp_path, text, says):
 def test_bad_models(run, tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    for name, says in [("none.npz", "no model at"), ("text.npz", "not a model"), ("other.npz", "not a model")]:
+    Network(mlp([], classes=3)).save(tmp_path / "three.npz")
+    Network(mlp([])).save(tmp_path / "suffix")
+    cases = [("none.npz", "no model at"), ("text.npz", "not a model"), ("other.npz", "not a model")]
+    for name, says in [*cases, ("three.npz", "ten digits"), ("suffix", "suffix.npz")]:
         code, _, err = run("test", "--model", name)
         assert code == 1 and says in err and name in err and err.count("\n") == 1
 
@@ -334,17 +449,36 @@ def test_train_never_opens_the_test_files(tmp_path, idx_folder):
 
 
 def test_data_command(run, tmp_path, monkeypatch):
-    code, _, err = run("data/__main__", "--data-dir", "empty")
-    assert code == 1 and "no mirror" in err and all(m in err for m in mnist.MIRRORS)
+    code, out, err = run("data/__main__", "--data-dir", "empty")
+    assert code == 1 and "no mirror" in err and all(m in err for m in mnist.MIRRORS) and out.count("missing") == 4
 
 
-def test_output_to_a_closed_pipe_is_no_traceback(archive, tmp_path):
-    process = command("--dataset", archive, "--epochs", 200, "--out", "m.npz", cwd=tmp_path)
-    process.stdout.readline()
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_to_a_closed_pipe(archive, tmp_path, unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    process = command("--dataset", archive, "--epochs", 3, "--out", "m.npz", cwd=tmp_path, env=environment)
     process.stdout.close()
-    for _ in range(600):
-        if process.poll() is not None:
-            break
-        time.sleep(0.1)
-    assert "Traceback" not in process.stderr.read()
+    assert process.stderr.read() == "" and process.wait(timeout=60) == 1
     process.stderr.close()
+
+
+def test_a_model_can_be_tested_where_nothing_can_be_written(train, run, archive, tmp_path):
+    train("--epochs", 1, "--out", "models/m.npz")
+    shutil.rmtree(tmp_path / "models" / "m")
+    (tmp_path / "models" / "m").write_text("in the way")
+    code, out, err = run("test", "--model", "models/m.npz", "--dataset", archive)
+    assert code == 1 and out.splitlines()[-1].startswith("test accuracy 0.") and err.count("\n") == 1
+
+
+def test_an_mnist_model_without_mnist(train, run, tmp_path, monkeypatch):
+    """Is tested on what there is, says loudly that the figure is not MNIST's, and leaves MNIST's pictures alone."""
+    from data import synthetic
+
+    monkeypatch.setattr(synthetic, "COUNTS", {"train": 300, "test": 100})
+    train("--epochs", 1, "--out", "m.npz")
+    net = Network.load(tmp_path / "m.npz")
+    net.about["dataset"] = "mnist"
+    net.save(tmp_path / "m.npz")
+    code, out, err = run("test", "--model", "m.npz", "--data-dir", "empty")
+    assert code == 0 and out.endswith("(synthetic, 100 images)\n") and err.count("WARNING") == 3
+    assert (tmp_path / "m" / "mistakes-synthetic.png").exists() and not (tmp_path / "m" / "mistakes.png").exists()

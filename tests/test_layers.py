@@ -99,6 +99,7 @@ def test_activations_at_extremes(layer, dtype):
     }[type(layer).__name__]
     assert y == pytest.approx(np.asarray(expected), abs=1e-7)
     assert np.isfinite(dx).all() and y.dtype == dx.dtype == dtype
+    assert dx[0, 3] == {"ReLU": 0, "LeakyReLU": dtype(0.01), "Tanh": 1, "Sigmoid": 0.25}[type(layer).__name__]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

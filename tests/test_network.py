@@ -115,6 +115,8 @@ def test_penalty_counts_weights_only():
     net.layers[0].params["b"][:] = 100
     weights = sum((a**2).sum() for name, a in net.parameters().items() if name.endswith("W"))
     assert net.penalty(0.3) == pytest.approx(0.15 * weights)
+    net.update(0.1, weight_decay=5)  # halves the weights, and turns to the other side of the memory
+    assert net.penalty(0.3) == pytest.approx(0.15 * weights / 4)
 
 
 def test_parameter_counts():
@@ -132,7 +134,13 @@ def test_every_image_is_used_once_an_epoch(digits, batch_size, monkeypatch):
     (x, y), _ = digits
     net, seen = Network(mlp([])), []
     original = net.standardise
-    monkeypatch.setattr(net, "standardise", lambda images, index: seen.append(index) or original(images, index))
+
+    def standardise(images, index):
+        if not isinstance(index, slice):  # that is evaluation
+            seen.append(index)
+        return original(images, index)
+
+    monkeypatch.setattr(net, "standardise", standardise)
     list(net.fit(x, y, epochs=2, batch_size=batch_size, lr=1e-4))
     seen = np.concatenate(seen)
     assert sorted(seen[:600]) == sorted(seen[600:]) == list(range(600))
@@ -214,10 +222,14 @@ def test_plateau_halves_when_validation_accuracy_drops(digits, monkeypatch):
         next(net.fit(*digits[0], schedule="plateau"))
 
 
-@pytest.mark.parametrize("lr", [1e3, 1e30])
-def test_divergence_is_noticed(digits, lr):
-    with pytest.raises(DivergenceError, match="lower lr"):
-        records(Network(mlp([16])), digits, lr=lr, epochs=30)
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("lr, batch_size", [(1e3, 50), (1e30, 50), (1e30, 1000), (1e38, 1000)])
+def test_divergence_is_noticed(digits, lr, batch_size, activation):
+    """Even if the last step of the first epoch was the fatal one, with and without a validation set."""
+    for validation in (None, digits[1]):
+        net = Network(mlp([16], activation))
+        with pytest.raises(DivergenceError, match="lower lr"):
+            list(net.fit(*digits[0], validation, lr=lr, batch_size=batch_size, epochs=1))
 
 
 def test_same_seed_same_weights(digits):
@@ -227,6 +239,37 @@ def test_same_seed_same_weights(digits):
         return flat(net)
 
     assert (train(3) == train(3)).all() and (train(3) != train(4)).any()
+
+
+def test_each_seed_does_its_own(digits):
+    """The network's seed draws the weights, that of `fit` the order, and nothing else does."""
+
+    def train(first, order):
+        net = Network(mlp([8]), seed=first)
+        start = flat(net)
+        return start, records(net, digits, seed=order)[0]["train_loss"]
+
+    (a, loss), (b, other_order), (c, other_start) = train(1, 1), train(1, 2), train(2, 1)
+    assert (a == b).all() and (a != c).any() and loss != other_order and loss != other_start
+
+
+def test_a_second_training_starts_without_momentum(digits):
+    first = Network(mlp([8]))
+    records(first, digits)
+    second = Network(mlp([8]))
+    second.restore(first.snapshot())
+    for net in (first, second):
+        records(net, digits, epochs=1)
+    assert (flat(first) == flat(second)).all()
+
+
+def test_a_second_training_measures_its_own_images(digits):
+    net = Network(mlp([8]))
+    records(net, digits, epochs=1)
+    assert 20 < net.mean < 100
+    records(net, digits, epochs=1, standardize=False)
+    assert (net.mean, net.deviation) == (0, 255)
+    assert grey_statistics(np.full((3, 28, 28), 7, np.uint8)) == (7, 1), "no division by zero"
 
 
 def test_streams_are_separate():

@@ -63,33 +63,84 @@ def npy(a):
     return buffer.getvalue()
 
 
-HUGE = npy(np.zeros(1, np.float32)).replace(b"(1,), }", b"(2147483648,), }").replace(b"          \n", b"\n")
-DESCRIPTION = npy(np.frombuffer(json.dumps({"sha256": ""}).encode(), np.uint8))
+def sound(arrays, description=None):
+    """The members of an archive whose digest is right, whatever else may be wrong with it."""
+    description = dict(description or {})
+    description["sha256"] = storage._digest(description, arrays)
+    text = np.frombuffer(json.dumps(description).encode(), np.uint8)
+    return [("description.npy", npy(text)), *((f"{name}.npy", npy(a)) for name, a in arrays.items())]
+
+
+EYE = np.eye(3, dtype=np.float32)
+HUGE = npy(np.zeros(1, np.float32)).replace(b"(1,), }", b"(2147483648,), }").replace(b" " * 9 + b"\n", b"\n")
+SOUND = sound({"0.W": EYE})
+
+
+def read_error(path):
+    with pytest.raises(StorageError) as caught:
+        storage.read(path, "model")
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_sound_archive_is_read(tmp_path):
+    archive(tmp_path / "x.npz", SOUND)
+    assert (storage.read(tmp_path / "x.npz", "model")[1]["0.W"] == EYE).all()
 
 
 @pytest.mark.parametrize(
-    "members",
+    "members, reason",
     [
-        [],
-        [("0.W.npy", npy(np.zeros(3)))],
-        [("description.npy", DESCRIPTION), ("0.W.npy", HUGE)],
-        [("description.npy", DESCRIPTION), ("0.W.npy", npy(np.array([{}], object)))],
-        [("description.npy", DESCRIPTION), ("0.W.npy", npy(np.asfortranarray(np.eye(3))))],
-        [("description.npy", DESCRIPTION), ("0.W.npy", b"hello")],
-        [("description.npy", DESCRIPTION), ("0.W.npy", npy(np.eye(2))), ("0.W", npy(np.eye(2)))],
-        [("description.npy", npy(np.frombuffer(b"[" * 100_000, np.uint8)))],
-        [("description.npy", b"")],
+        ([], "wrong members"),
+        ([("0.W.npy", npy(EYE))], "wrong members"),
+        ([*SOUND, ("0.W", npy(EYE))], "wrong members"),
+        ([SOUND[0], ("0.W.npy", HUGE)], "not a plain array"),
+        ([SOUND[0], ("0.W.npy", npy(EYE) + b"more")], "not a plain array"),
+        ([SOUND[0], ("0.W.npy", npy(np.asfortranarray(EYE + 1)))], "not a plain array"),
+        (sound({"0.W": np.zeros(3, np.complex64)}), "not a plain array"),
+        (sound({"0.W": np.array(["text"])}), "not a plain array"),
+        ([SOUND[0], ("0.W.npy", npy(np.array([{}], object)))], "not a plain array"),
+        ([SOUND[0], ("0.W.npy", npy(2 * EYE))], "SHA-256"),
+        ([SOUND[0], ("1.W.npy", npy(EYE))], "SHA-256"),
+        ([SOUND[0], ("0.W.npy", npy(EYE.reshape(9)))], "SHA-256"),
+        ([SOUND[0]], "SHA-256"),
+        ([SOUND[0], ("0.W.npy", b"hello")], "magic"),
+        ([("description.npy", npy(np.frombuffer(b"[" * 100_000, np.uint8)))], ""),
+        ([("description.npy", b"")], ""),
     ],
 )
-def test_made_up_archives(tmp_path, members):
+def test_one_thing_wrong(tmp_path, members, reason):
     archive(tmp_path / "x.npz", members)
-    assert outcome(tmp_path / "x.npz") is None
+    assert reason in read_error(tmp_path / "x.npz")
 
 
-def test_a_small_file_cannot_ask_for_much(tmp_path):
-    """Compressed members, which may unfold without end, are not even opened."""
-    archive(tmp_path / "x.npz", [("description.npy", bytes(10**7))], zipfile.ZIP_DEFLATED)
-    assert outcome(tmp_path / "x.npz") is None
+def test_members_that_could_unfold_without_end_are_not_opened(tmp_path):
+    archive(tmp_path / "x.npz", SOUND, zipfile.ZIP_DEFLATED)
+    assert "compressed" in read_error(tmp_path / "x.npz")
+
+
+def test_sizes_are_limited(tmp_path, monkeypatch):
+    archive(tmp_path / "x.npz", SOUND)
+    monkeypatch.setattr(storage, "LARGEST", 10)
+    assert "too large" in read_error(tmp_path / "x.npz")
+    with pytest.raises(StorageError, match="larger than"):
+        storage.write(tmp_path / "y.npz", {}, {"a": EYE})
+
+
+def test_declared_sizes_must_fit_into_the_file(tmp_path):
+    """Two entries of the zip's directory that point to the same bytes: sizes add up to more than there is."""
+    archive(tmp_path / "x.npz", [("description.npy", bytes(10_000)), ("0.W.npy", npy(EYE))])
+    content = (tmp_path / "x.npz").read_bytes()
+    start = content.rindex(b"PK\x01\x02", 0, content.rindex(b"PK\x01\x02"))
+    end = content.rindex(b"PK\x05\x06")
+    entries = content[start:end]
+    first = entries[: entries.rindex(b"PK\x01\x02")]
+    another = first.replace(b"description.npy", b"description2npy")
+    tail = bytearray(content[end:])
+    tail[8:10] = tail[10:12] = (3).to_bytes(2, "little")
+    tail[12:16] = (len(entries) + len(another)).to_bytes(4, "little")
+    (tmp_path / "x.npz").write_bytes(content[:start] + entries + another + bytes(tail))
+    assert "larger than the file" in read_error(tmp_path / "x.npz")
 
 
 def test_a_sound_file_with_other_content_is_not_a_model(tmp_path, model):
@@ -101,7 +152,15 @@ def test_a_sound_file_with_other_content_is_not_a_model(tmp_path, model):
         ({"layers": "Dense"}, {}),
         ({"loss": "hinge"}, {}),
         ({"dtype": "object"}, {}),
+        ({"dtype": "U500000000"}, {}),
+        ({"dtype": "float64"}, {}),
         ({"input": None}, {}),
+        ({"input": {"shape": [784], "mean": 10**400, "deviation": 1}}, {}),
+        ({"input": {"shape": [784], "mean": 0, "deviation": 0}}, {}),
+        ({"input": {"shape": [], "mean": 0, "deviation": 1}}, {}),
+        ({"layers": []}, {}),
+        ({"about": [1]}, {}),
+        ({}, {"0.b": np.full(1, np.nan, np.float32)}),
         ({}, {"0.W": np.zeros((2, 2), np.float32)}),
         ({}, {"9.W": np.zeros((2, 2), np.float32)}),
     ]
