@@ -148,32 +148,31 @@ def train(
     except DivergenceError as error:
         code = cli.fail(str(error), 1)
     if run.history:
-        network.restore(run.best)
-        kept = run.history[best_epoch(run.history) - 1]
-        scores = {key: value for key, value in kept.items() if key != "seconds"}
-        network.about = run.about | scores | {"finished": not code}
-        network.save(path)
-        write_history(run.history, folder / "history.csv")
+        keep(run, network, path, finished=not code)
         draw(network, settings.network(), run, folder)
     if code != 130:
         checkpoint.unlink(missing_ok=True)
     return network.about or None, code
 
 
+def keep(run: Run, network: Network, path: Path, finished: bool) -> None:
+    """Write the network of the best epoch, and the history."""
+    network.restore(run.best)
+    scores = run.history[best_epoch(run.history) - 1]
+    network.about = run.about | {key: scores[key] for key in scores if key != "seconds"} | {"finished": finished}
+    network.save(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, run.history[0])
+    writer.writeheader()
+    writer.writerows(run.history)
+    with storage.replace(path.with_suffix("") / "history.csv") as file:
+        file.write(text.getvalue().encode())
+
+
 def line(record: dict, columns: list[str]) -> str:
     """A row of the table."""
     cells = ((record[key], *COLUMNS[key]) for key in columns)
     return "  ".join(f"{value:{len(title)}{form}}" for value, title, form in cells)
-
-
-def write_history(history: list[dict], path: Path) -> None:
-    """One row an epoch, as CSV."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, history[0])
-    writer.writeheader()
-    writer.writerows(history)
-    with storage.replace(path) as file:
-        file.write(text.getvalue().encode())
 
 
 def draw(network: Network, untrained: Network, run: Run, folder: Path) -> None:
