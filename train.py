@@ -106,8 +106,10 @@ class Run:
 
 
 def best_epoch(history: list[dict]) -> int:
-    """The first epoch with the highest validation accuracy; without validation, the last one."""
-    return max(history, key=lambda record: record.get("validation_accuracy", record["epoch"]))["epoch"]
+    """The epoch with the highest validation accuracy, of several the one with the lowest loss; without any, the last."""
+    if "validation_accuracy" not in history[0]:
+        return history[-1]["epoch"]
+    return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))["epoch"]
 
 
 def train(
