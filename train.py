@@ -106,7 +106,7 @@ class Run:
 
 
 def best_epoch(history: list[dict]) -> int:
-    """The epoch with the highest validation accuracy, of several the one with the lowest loss; without any, the last."""
+    """The epoch of the highest validation accuracy, of several that with the lowest loss; without any, the last."""
     if "validation_accuracy" not in history[0]:
         return history[-1]["epoch"]
     return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))["epoch"]
