@@ -9,7 +9,8 @@ Three rules hold for every layer:
 - What they return belongs to the layer and is valid until its next call: the buffers are allocated once.
 - `backward` fills `grads` with the gradients of the loss for the batch that `forward` saw last.
 
-To add a layer: subclass `Layer`, write `connect`, `forward` and `backward`, and add the class to `LAYERS`.
+To add a layer: subclass `Layer`, write `connect`, `forward` and `backward`, and add the class to `LAYERS`. To add an
+activation: subclass `Activation`, write `function` and `times_derivative`, and add the class to `ACTIVATIONS`.
 """
 
 import math

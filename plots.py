@@ -90,11 +90,12 @@ def tiles(weights: np.ndarray, title: str = "", most: int = 96) -> Figure:
     for place, unit in enumerate(order):
         top, left = (29 * i + 1 for i in divmod(place, columns))
         sheet[top : top + 28, left : left + 28] = weights[unit].reshape(28, 28)
+    title = f"{title} ({len(order)} of {len(weights)} units, strongest first)"
     figure, ((ax,),) = _figure(0.75 * columns + 1.4, 0.75 * rows + 0.7, title=title)
     limit = np.nanpercentile(np.abs(sheet), 99.5) or 1
     image = ax.imshow(sheet, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
     _bare(ax)
-    figure.colorbar(image, ax=ax, label="weight", fraction=0.03, pad=0.01)
+    figure.colorbar(image, ax=ax, label="weight", fraction=0.03, pad=0.01, extend="both")
     return figure
 
 
@@ -137,7 +138,7 @@ def histograms(parameters: dict[str, np.ndarray], title: str = "") -> Figure:
         shape = " x ".join(map(str, values.shape))
         ax.set(title=f"{name}   ({shape})   mean {values.mean():.3g}, deviation {values.std():.3g}")
         ax.title.set_fontsize(10)
-        ax.set(xlabel="value", ylabel="count")
+        ax.set(xlabel="value", ylabel="count (log scale)" if many else "count")
     return figure
 
 

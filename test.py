@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Load the models, read the test images once, say how each model did on them, then draw."""
     arguments = parser().parse_args(argv)
     networks = {path: load(path) for path in arguments.model}
-    trained_on = {str(network.about.get("dataset", "unknown data")) for network in networks.values()}
+    trained_on = {str(network.about.get("dataset", "mnist")) for network in networks.values()}
     wanted = arguments.dataset or choose(trained_on)
     images, labels, dataset = data.load(wanted, "test", cli.folder(arguments.data_dir), cli.note, cli.bar)
     if trained_on != {dataset}:
@@ -114,7 +114,7 @@ def draw(
     title = f"{folder.name} on {dataset}"
     head = f"{title}: {100 * (1 - len(wrong) / len(images)):.2f}% of {len(images):,} right"
     plots.save(plots.confusion(count(labels, predicted), head), folder / f"confusion{suffix}.png")
-    captions = [f"#{i}\n{p}, not {real}\n{100 * sure:.0f}% sure" for i, p, real, sure, _ in rows[:SHOWN]]
+    captions = [f"#{i}\n{p}, not {real}\n{100 * sure:.1f}% sure" for i, p, real, sure, _ in rows[:SHOWN]]
     head = f"{title}: the {len(captions)} most confident of {len(wrong)} mistakes"
     plots.save(plots.gallery(images[wrong[:SHOWN]], captions, head), folder / f"mistakes{suffix}.png")
 
