@@ -78,6 +78,17 @@ def bar(items: Iterable, text: str = "training") -> Iterable:
     return tqdm(items, desc=text, leave=False, disable=None)
 
 
+def meter(total: int, text: str) -> tqdm:
+    """A progress bar to be moved by hand, for work that is not a loop; lines above it are printed with `show`."""
+    return tqdm(total=total, desc=text, leave=False, disable=None)
+
+
+def show(line: str) -> None:
+    """A line on stdout, at once, above any progress bar."""
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
 def folder(text: str | None) -> Path | None:
     """The folder that --data-dir names, if it does."""
     return Path(text) if text else None

@@ -19,7 +19,7 @@ import storage
 from layers import ACTIVATIONS, LAYERS, LOSSES, Buffers, Dense, Layer, aligned_zeros
 
 FORMAT = 1  # of the model file
-INITIALISATION, ORDER = range(2)  # the independent random streams of one seed
+INITIALISATION, ORDER, SPLIT, SEARCH = range(4)  # the independent random streams of one seed
 HOPELESS = 100.0  # mean loss of an epoch that no training comes back from; guessing costs 2.3
 PREDICT_BATCH = 1000  # images at a time where nothing is learned
 UPDATE_CHUNK = 160_000  # parameters at a time in `update`: OpenBLAS does products of up to 10^6 terms without packing
@@ -49,6 +49,13 @@ def drops(history: Iterable[dict]) -> int:
     """How often validation accuracy fell from one epoch to the next."""
     accuracies = [record["validation_accuracy"] for record in history]
     return sum(b < a for a, b in itertools.pairwise(accuracies))
+
+
+def best_epoch(history: list[dict]) -> int:
+    """The epoch of the highest validation accuracy, of several that with the lowest loss; without any, the last."""
+    if "validation_accuracy" not in history[0]:
+        return history[-1]["epoch"]
+    return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))["epoch"]
 
 
 def mlp(hidden: Iterable[int], activation: str = "relu", init: str = "he", classes: int = 10) -> list[Layer]:

@@ -77,25 +77,14 @@ class Recipe:
     repeat: int = setting(1, AT_LEAST_1, "train this many models, seed after seed")
 
     def __post_init__(self) -> None:
-        for spec in fields(self):
-            setattr(self, spec.name, checked(spec, getattr(self, spec.name)))
+        check(self)
         if self.schedule == "plateau" and not self.validation:
             raise RecipeError("schedule = plateau needs a validation set: set validation above 0")
 
     @classmethod
     def read(cls, path: Path, changes: dict[str, Any]) -> "Recipe":
         """The recipe in a TOML file, with `changes` on top. RecipeError names the file or the key that is wrong."""
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise RecipeError(f"{path} is not a TOML file: {error}") from None
-        known = {flag(spec.name): spec.name for spec in fields(cls)}
-        for key in values:
-            if key not in known:
-                raise RecipeError(f"{path}: unknown key {key!r}; the keys are {', '.join(known)}")
-        return cls(**{known[key]: value for key, value in values.items()} | changes)
+        return cls(**named(cls, toml(path), path) | changes)
 
     def settings(self) -> dict[str, Any]:
         """What makes a difference to the model."""
@@ -121,6 +110,32 @@ def flag(name: str) -> str:
     return name.replace("_", "-")
 
 
+def toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. RecipeError if there is none."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise RecipeError(f"{path} is not a TOML file: {error}") from None
+
+
+def named(cls: type, values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The values in a file, by the name of the field of `cls` that each is for. RecipeError for a key without field."""
+    known = {flag(spec.name): spec.name for spec in fields(cls)}
+    for key in values:
+        if key not in known:
+            raise RecipeError(f"{path}: unknown key {key!r}; the keys are {', '.join(known)}")
+    return {known[key]: value for key, value in values.items()}
+
+
+def check(settings: Any) -> None:
+    """Check every setting of a recipe, or of another dataclass with such fields. RecipeError for the first bad one."""
+    for spec in fields(settings):
+        if "rule" in spec.metadata:
+            setattr(settings, spec.name, checked(spec, getattr(settings, spec.name)))
+
+
 def checked(spec: Field, value: Any) -> Any:
     """`value` if it is of the field's type and keeps its rule; a whole number may stand for any number. RecipeError."""
     kind, rule = spec.type, spec.metadata["rule"]
@@ -133,9 +148,11 @@ def checked(spec: Field, value: Any) -> Any:
     return int(value) if kind is float and value == int(value) else value
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag for every setting; only those that are given end up in the namespace."""
-    for spec in fields(Recipe):
+def add_flags(parser: argparse.ArgumentParser, cls: type = Recipe, names: Iterable[str] | None = None) -> None:
+    """One flag for every setting, or for those in `names`; only those that are given end up in the namespace."""
+    for spec in fields(cls):
+        if "rule" not in spec.metadata or (names is not None and spec.name not in names):
+            continue
         rule, text = spec.metadata["rule"], spec.metadata["text"]
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if spec.type is bool:
@@ -149,7 +166,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{flag(spec.name)}", **options)
 
 
-def given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given as flags."""
-    names = {spec.name for spec in fields(Recipe)}
+def given(arguments: argparse.Namespace, *classes: type) -> dict[str, Any]:
+    """The settings of a recipe, or of these classes, that were given as flags."""
+    names = {spec.name for cls in classes or [Recipe] for spec in fields(cls)}
     return {name: value for name, value in vars(arguments).items() if name in names}

@@ -9,30 +9,17 @@ Reads the training files only; test.py alone reads the test files. Every setting
 (--config configs/two_layer.toml). Writes models/NAME.npz, and into models/NAME/ the history and the pictures.
 """
 
-import csv
-import io
 import statistics
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cli
 import data
 import recipe
-import storage
-from network import DivergenceError, Network, random_stream
+from network import SPLIT, random_stream
 from recipe import Recipe
-
-SPLIT = 2  # the random stream of the validation split, beside those in network.py
-COLUMNS = {  # of the table: title and format of each key of a record
-    "epoch": ("epoch", "d"),
-    "train_loss": ("train loss", ".4f"),
-    "train_accuracy": ("train accuracy", ".4f"),
-    "validation_loss": ("validation loss", ".4f"),
-    "validation_accuracy": ("validation accuracy", ".4f"),
-    "lr": ("     lr", ".5f"),
-    "seconds": ("seconds", ".2f"),
-}
+from training import train
 
 
 @cli.command
@@ -67,137 +54,6 @@ def parser() -> cli.Parser:
     result.add_argument("--resume", action="store_true", help="go on after the last finished epoch of a stopped run")
     recipe.add_flags(result.add_argument_group("settings, each with precedence over the recipe"))
     return result
-
-
-@dataclass
-class Run:
-    """A training run so far. With the network's parameters and velocity it is all that is needed to go on."""
-
-    about: dict
-    history: list[dict] = field(default_factory=list)
-    first: dict = field(default_factory=dict)  # parameters after the first epoch
-    best: dict = field(default_factory=dict)  # parameters after the best epoch
-
-    def add(self, record: dict, network: Network) -> None:
-        """Take in a finished epoch, wholly or not at all: Ctrl-C may come at any moment."""
-        now = network.snapshot()
-        history = [*self.history, record]
-        best = now if best_epoch(history) == record["epoch"] else self.best
-        self.history, self.first, self.best = history, self.first or now, best
-
-    def save(self, path: Path, network: Network) -> None:
-        """Write run and network to a checkpoint."""
-        groups = {"now": network.parameters(), "first": self.first, "best": self.best}
-        arrays = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
-        storage.write(path, {"about": self.about, "history": self.history}, arrays | {"velocity": network.velocity})
-
-    def resume(self, path: Path, network: Network) -> None:
-        """Go back to the state in a checkpoint. StorageError if it belongs to another run."""
-        description, arrays = storage.read(path, "checkpoint")
-        if description["about"] != self.about:
-            raise storage.StorageError(f"{path} belongs to a run with other settings: use those, or remove it")
-        groups = {group: {} for group in ("now", "first", "best")}
-        network.velocity = arrays.pop("velocity")
-        for name, a in arrays.items():
-            group, _, name = name.partition(".")
-            groups[group][name] = a
-        network.restore(groups["now"])
-        self.history, self.first, self.best = description["history"], groups["first"], groups["best"]
-
-
-def best_epoch(history: list[dict]) -> int:
-    """The epoch of the highest validation accuracy, of several that with the lowest loss; without any, the last."""
-    if "validation_accuracy" not in history[0]:
-        return history[-1]["epoch"]
-    return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))["epoch"]
-
-
-def train(
-    settings: Recipe, about: dict, training: tuple, validation: tuple | None, path: Path, resume: bool
-) -> tuple[dict | None, int]:
-    """One run, from its first epoch or the last finished one to the model file and its pictures.
-
-    Returns what the model file says about the run, None if there is no model, and the exit code.
-    """
-    folder = path.with_suffix("")
-    checkpoint = folder / "checkpoint.npz"
-    for file in path, checkpoint:
-        storage.sweep(file)
-    network = settings.network()
-    run = Run(about | {"recipe": settings.settings()})
-    if resume and checkpoint.exists():
-        run.resume(checkpoint, network)
-    elif resume and path.exists():
-        saved = Network.load(path).about
-        if saved.get("finished") and run.about.items() <= saved.items():
-            return saved, 0
-    sizes = "-".join(map(str, [784, *settings.hidden, 10]))
-    print(f"{path.stem}: {sizes}, {network.parameter_count:,} parameters; {settings.dataset}: {len(training[0]):,} "
-          f"training and {len(validation[0]) if validation else 0:,} validation images")  # fmt: skip
-    columns = [key for key in COLUMNS if validation or "validation" not in key]
-    print("  ".join(COLUMNS[key][0] for key in columns))
-    for record in run.history:
-        print(line(record, columns))
-    options = settings.fit_settings() | {"history": run.history, "progress": cli.bar}
-    code = 0
-    try:
-        for record in network.fit(*training, validation, **options):
-            run.add(record, network)
-            run.save(checkpoint, network)
-            print(line(record, columns), flush=True)
-    except KeyboardInterrupt:
-        done = f"after epoch {len(run.history)}; the same command with --resume goes on"
-        code = cli.fail(f"stopped {done if run.history else 'before the first epoch ended'}", 130)
-    except DivergenceError as error:
-        code = cli.fail(str(error), 1)
-    if run.history:
-        keep(run, network, path, finished=not code)
-        draw(network, settings.network(), run, folder)
-    if code != 130:
-        checkpoint.unlink(missing_ok=True)
-    return network.about or None, code
-
-
-def keep(run: Run, network: Network, path: Path, finished: bool) -> None:
-    """Write the network of the best epoch, and the history."""
-    network.restore(run.best)
-    scores = run.history[best_epoch(run.history) - 1]
-    network.about = run.about | {key: scores[key] for key in scores if key != "seconds"} | {"finished": finished}
-    network.save(path)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, run.history[0])
-    writer.writeheader()
-    writer.writerows(run.history)
-    with storage.replace(path.with_suffix("") / "history.csv") as file:
-        file.write(text.getvalue().encode())
-
-
-def line(record: dict, columns: list[str]) -> str:
-    """A row of the table."""
-    cells = ((record[key], *COLUMNS[key]) for key in columns)
-    return "  ".join(f"{value:{len(title)}{form}}" for value, title, form in cells)
-
-
-def draw(network: Network, untrained: Network, run: Run, folder: Path) -> None:
-    """The pictures of a run."""
-    import plots  # late, because matplotlib takes its time
-
-    title = f"{folder.name} ({run.about['dataset']})"
-    best = best_epoch(run.history)
-    stages = {
-        "initial": untrained.parameters(),
-        "after epoch 1": run.first,
-        f"final (epoch {best})": network.parameters(),
-    }
-    first_layer = {name: parameters["0.W"] for name, parameters in stages.items()}
-    figures = {
-        "curves": plots.curves(run.history, best if "validation_loss" in run.history[0] else None, title),
-        "weights": plots.tiles(network.parameters()["0.W"], f"{title}: first-layer weights"),
-        "pca": plots.pca(first_layer, f"{title}: three principal components of the first layer, as red, green, blue"),
-        "histograms": plots.histograms(network.parameters(), title),
-    }
-    for name, figure in figures.items():
-        plots.save(figure, folder / f"{name}.png")
 
 
 def result_line(results: dict[Path, dict]) -> str:

@@ -1,0 +1,214 @@
+"""The search itself: which trials to train, how far, and who wins.
+
+    plan -> trials -> rung -> rung -> ... -> finalists with other seeds -> standings
+
+A rung trains some trials up to a number of epochs; then they rest, and the good ones go on from where they stopped.
+What a rung finds is written down before anything else happens, so a search that is stopped goes on where it was; and
+nothing is decided before a rung is complete, so it never matters which trial was ready first.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import shutil
+import statistics
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import storage
+from recipe import Recipe
+from search.plan import FINALISTS, Plan
+from search.trial import Journal, SearchError, Trial, score
+
+ETA = 4  # halving: one trial of so many goes on to the next rung, which is so many times as long
+Results = Generator[dict, None, list[dict]]  # yields lines as they come in, returns them in order
+
+
+def rungs(trials: int, epochs: int) -> list[tuple[int, int]]:
+    """(trials, epochs) of each rung of successive halving: ever fewer trials, ever longer."""
+    result = [(trials, epochs)]
+    for power in itertools.count(1):
+        count, length = trials // ETA**power, round(epochs / ETA**power)
+        if count < 1 or length < 1:
+            break
+        result.append((count, length))
+    counts, lengths = zip(*result, strict=True)
+    return list(zip(counts, reversed(lengths), strict=True))
+
+
+@dataclass
+class Standing:
+    """A finalist: its recipe and the score of each seed; a seed that failed counts 0."""
+
+    recipe: Recipe
+    scores: list[float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.scores)
+
+
+class Search:
+    """A plan at work: `run` yields each result as it comes in; then `standings` has the finalists, the winner first.
+
+    digits: a fingerprint of what is trained and validated on. journal: what is done already.
+    submit: trains a trial on, somewhere; takes the arguments of `advance` up to the state, returns a future.
+    width: how many trials to have under way.
+    """
+
+    def __init__(self, plan: Plan, digits: str, journal: Journal, submit: Callable[..., Future], width: int) -> None:
+        self.plan, self.digits, self.journal, self.submit, self.width = plan, digits, journal, submit, width
+        self.states = journal.path.parent / "trials"  # resting trials, a file each
+        self.trials: dict[str, Trial] = {}
+        self.told: set[tuple[str, int]] = set()
+        self.standings: list[Standing] = []
+
+    def run(self) -> Iterator[dict]:
+        """Try what the plan says. Yields a line for each rung of a trial, whether it was found now or earlier.
+
+        SearchError if no trial gets to its end.
+        """
+        lines = yield from {"halving": self._halving, "coordinate": self._coordinate}.get(self.plan.method, self._all)()
+        finalists = [line for line in sorted(lines, key=score, reverse=True) if line["status"] == "ok"][:FINALISTS]
+        if not finalists:
+            raise SearchError(
+                f"not one trial came to its end; the first one {lines[0]['status']}: {lines[0]['reason']}"
+            )
+        recipes = [self.trials[line["id"]].recipe for line in finalists]
+        seeds = range(self.plan.recipe.seed, self.plan.recipe.seed + self.plan.repeats)
+        trials = [[self._trial(replace(recipe, seed=seed)) for seed in seeds] for recipe in recipes]
+        lines = iter((yield from self._rung(list(itertools.chain(*trials)), self.plan.recipe.epochs)))
+        self.standings = [Standing(recipe, [max(0, score(next(lines))[0]) for _ in seeds]) for recipe in recipes]
+        self.standings.sort(key=lambda standing: standing.mean, reverse=True)  # stable: of equals the first stays first
+        shutil.rmtree(self.states, ignore_errors=True)
+
+    def cost(self) -> int:
+        """How many epochs the search takes, at most."""
+        plan, epochs = self.plan, self.plan.recipe.epochs
+        again = FINALISTS * (plan.repeats - 1) * epochs
+        if plan.method == "coordinate":
+            return again + epochs * sum(len(axis.values) for axis in plan.space.values())
+        trials = len(plan.grid() if plan.method == "grid" else plan.drawn())
+        stages = rungs(trials, epochs) if plan.method == "halving" else [(trials, epochs)]
+        before = [0, *(stop for _, stop in stages)]
+        return again + sum(count * (stop - start) for (count, stop), start in zip(stages, before, strict=False))
+
+    def lines(self) -> list[dict]:
+        """Every result of this search, in the order of trials and rungs."""
+        mine = [line for line in self.journal.lines.values() if line["id"] in self.trials]
+        return sorted(mine, key=lambda line: (self.trials[line["id"]].number, line["epochs"]))
+
+    def results(self) -> list[dict]:
+        """What each trial of the first seed came to: the line of its longest rung."""
+        return list({line["id"]: line for line in self.lines() if line["seed"] == self.plan.recipe.seed}.values())
+
+    def seconds(self, identity: str) -> float:
+        """How long a trial was trained, all its rungs together."""
+        return sum(line["seconds"] for line in self.lines() if line["id"] == identity)
+
+    def _all(self) -> Results:
+        recipes = self.plan.grid() if self.plan.method == "grid" else self.plan.drawn()
+        return (yield from self._rung([self._trial(recipe) for recipe in recipes], self.plan.recipe.epochs))
+
+    def _halving(self) -> Results:
+        """Synchronous successive halving (Karnin et al. 2013, Jamieson & Talwalkar 2016)."""
+        trials = [self._trial(recipe) for recipe in self.plan.drawn()]
+        for count, epochs in rungs(len(trials), self.plan.recipe.epochs):
+            lines = yield from self._rung(trials[:count], epochs)
+            best = sorted(lines, key=score, reverse=True)
+            trials = [self.trials[line["id"]] for line in best if line["status"] == "ok"]
+        return lines
+
+    def _coordinate(self) -> Results:
+        """One hyper-parameter at a time, the others as in the best trial so far; at first, as in the recipe."""
+        found, best = {}, self.plan.recipe
+        for name, axis in self.plan.space.items():
+            trials = [self._trial(replace(best, **{name: value})) for value in axis.values]
+            found |= {line["id"]: line for line in (yield from self._rung(trials, self.plan.recipe.epochs))}
+            best = self.trials[max(found.values(), key=score)["id"]].recipe
+        return list(found.values())
+
+    def _trial(self, recipe: Recipe) -> Trial:
+        text = json.dumps([recipe.settings(), self.digits], sort_keys=True)
+        identity = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return self.trials.setdefault(identity, Trial(len(self.trials) + 1, recipe, identity))
+
+    def _rung(self, trials: list[Trial], epochs: int) -> Results:
+        """Train each trial up to `epochs`. Yields lines in any order, returns them in that of the trials."""
+        done = self.journal.lines
+        for trial in trials:
+            if (trial.id, epochs) in done:
+                yield from self._tell(done[trial.id, epochs])
+        missing = {trial.id: trial for trial in trials if (trial.id, epochs) not in done}.values()
+        waiting = iter(sorted(missing, key=lambda trial: sum(trial.recipe.hidden), reverse=True))  # long ones first
+        running: dict[Future, Trial] = {}
+        try:
+            while True:
+                for trial in itertools.islice(waiting, self.width - len(running)):
+                    rested = self._rested(trial, self._before(trial, epochs))
+                    running[self.submit(trial.recipe, epochs, *rested)] = trial
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield from self._tell(self._take_in(running.pop(future), epochs, future))
+        finally:
+            for future in running:
+                future.cancel()
+        for state in self.states.glob("*.npz"):  # of shorter rungs, which nothing needs any more
+            if not state.stem.endswith(f"-{epochs}"):
+                state.unlink()
+        return [done[trial.id, epochs] for trial in trials]
+
+    def _tell(self, line: dict) -> Iterator[dict]:
+        key = line["id"], line["epochs"]
+        if key not in self.told:
+            self.told.add(key)
+            yield line
+
+    def _before(self, trial: Trial, epochs: int) -> int:
+        """Up to which epoch a trial is trained already."""
+        return max((done for identity, done in self.journal.lines if identity == trial.id and done < epochs), default=0)
+
+    def _rested(self, trial: Trial, before: int) -> tuple[list[dict], dict[str, np.ndarray]]:
+        """History and state of a trial where it stopped last; nothing if it is to begin."""
+        if before:
+            with contextlib.suppress(storage.StorageError):  # a state that is lost only costs time
+                description, state = storage.read(self._state(trial, before), "trial")
+                return description["history"], state
+        return [], {}
+
+    def _state(self, trial: Trial, epochs: int) -> Path:
+        return self.states / f"{trial.id}-{epochs}.npz"
+
+    def _take_in(self, trial: Trial, epochs: int, future: Future) -> dict:
+        """Write down what a worker found: the state first, so that a line in the journal always has one."""
+        try:
+            result = future.result()
+        except (CancelledError, ConnectionError) as error:
+            raise SearchError(f"lost the workers ({error}): the same command goes on") from None
+        except Exception as error:  # whatever went wrong in a worker is that trial's result
+            reason = f"{type(error).__name__}: {error}"
+            result = {"status": "failed", "reason": reason, "history": [], "seconds": 0.0, "state": {}}
+        history = result["history"]
+        if result["status"] == "ok" and epochs < self.plan.recipe.epochs:
+            storage.write(self._state(trial, epochs), {"history": history}, result["state"])
+        line = {
+            "trial": trial.number,
+            "id": trial.id,
+            "seed": trial.recipe.seed,
+            "settings": {name: getattr(trial.recipe, name) for name in self.plan.space},
+            "from": self._before(trial, epochs),
+            "epochs": epochs,
+            "status": result["status"],
+            "reason": result["reason"],
+            "validation_accuracy": [record["validation_accuracy"] for record in history],
+            "validation_loss": [record["validation_loss"] for record in history],
+            "seconds": round(result["seconds"], 3),
+        }
+        self.journal.add(line)
+        return line

@@ -1,0 +1,102 @@
+"""A trial is a recipe to be tried. What is here trains it for a while, says how well it did, and writes that down."""
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from network import DivergenceError, best_epoch
+from recipe import Recipe, flag
+
+
+class SearchError(ValueError):
+    """A search that cannot go on; the message says why, and what helps."""
+
+
+@dataclass
+class Trial:
+    """A recipe to be tried. `id` is a hash of everything that decides how it will do."""
+
+    number: int
+    recipe: Recipe
+    id: str
+
+
+def advance(
+    recipe: Recipe, epochs: int, history: list[dict], state: dict[str, np.ndarray], *digits: np.ndarray
+) -> dict:
+    """Train a trial on to the end of an epoch, from its `state` or from the beginning: what a worker does.
+
+    digits: training images, labels, validation images, labels. Returns the new history and state, and how it went.
+    """
+    images, labels, *validation = map(np.asarray, digits)
+    network = recipe.network()
+    if history:
+        network.velocity = state["velocity"]
+        network.restore(state)
+    history, started, outcome = list(history), time.perf_counter(), {"status": "ok", "reason": ""}
+    try:
+        for record in network.fit(images, labels, validation, history=history, **recipe.fit_settings()):
+            history.append(record)
+            if record["epoch"] == epochs:
+                break
+    except DivergenceError as error:
+        outcome = {"status": "diverged", "reason": str(error)}
+    seconds = time.perf_counter() - started
+    state = network.snapshot() | {"velocity": network.velocity.copy()}
+    return outcome | {"history": history, "state": state, "seconds": seconds}
+
+
+def score(line: dict) -> tuple[float, float]:
+    """How good a result is: its best validation accuracy, then the loss of that epoch; higher is better."""
+    if line["status"] != "ok":
+        return -1.0, -math.inf
+    best = best_epoch(records(line)) - 1
+    return line["validation_accuracy"][best], -line["validation_loss"][best]
+
+
+def records(line: dict) -> list[dict]:
+    """A line's epochs as `best_epoch` takes them."""
+    names = ("validation_accuracy", "validation_loss")
+    rows = zip(*(line[name] for name in names), strict=True)
+    return [{"epoch": epoch, **dict(zip(names, row, strict=True))} for epoch, row in enumerate(rows, 1)]
+
+
+class Journal:
+    """The results file: a line of JSON that says which search this is, then one for each finished rung of a trial."""
+
+    def __init__(self, path: Path, search: dict) -> None:
+        """Open the file, or begin it. SearchError if it belongs to another search."""
+        self.path = path
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]  # a crash may have torn the last line
+        try:
+            first, *rest = [json.loads(line) for line in whole.splitlines()] or [None]
+            self.lines = {(line["id"], line["epochs"]): line for line in rest if line["status"] != "failed"}
+            found = search if first is None else first["search"]
+            different = [flag(name) for name in search if found.get(name) != search[name]]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise SearchError(f"{path} is damaged: remove it, or give another --out") from None
+        if different:
+            raise SearchError(f"{path} is of a search with another {', '.join(different)}: give another --out")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+        self.resumed = first is not None
+        if not self.resumed:
+            self._write({"search": search})
+
+    def add(self, line: dict) -> None:
+        """Take in a result, and put it on the disk."""
+        self._write(line)
+        self.lines[line["id"], line["epochs"]] = line
+
+    def _write(self, line: dict) -> None:
+        with self.path.open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,153 @@
+"""Where trials run: processes of this machine, or a Dask cluster. Both are a `concurrent.futures.Executor`.
+
+`local` and `cluster` are context managers that yield (executor, arrays as its tasks should be given them, workers).
+"""
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ATTEMPTS = 3  # at a task whose worker dies
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+PATIENCE = 30  # seconds to wait for the first worker of a cluster
+
+
+class WorkersError(RuntimeError):
+    """There is nobody to do the work; the message says what helps."""
+
+
+class Mapped:
+    """An array in a file. Sent to another process, it arrives as an array that maps the file: nothing is copied."""
+
+    def __init__(self, path: Path, array: np.ndarray) -> None:
+        self.path = path
+        np.save(path, array)
+
+    def __reduce__(self) -> tuple:
+        return np.load, (str(self.path.resolve()), "r")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def local(workers: int, arrays: list[np.ndarray], folder: Path) -> Iterator[tuple[Executor, list[Mapped], int]]:
+    """`workers` processes of this machine, which share the arrays through files in `folder`.
+
+    Each computes on one thread, whatever their number, because two BLAS threads round differently from one: so the
+    results are the same bits for any number of workers. $OPENBLAS_NUM_THREADS, if set, goes before.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        shared = [Mapped(folder / f"{i}.npy", array) for i, array in enumerate(arrays)]
+        with _environment(dict.fromkeys(THREADS, "1")), Processes(workers) as executor:
+            yield executor, shared, workers
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _environment(defaults: dict[str, str]) -> Iterator[None]:
+    """Variables that processes started meanwhile inherit, unless the user has set them."""
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+class Processes(Executor):
+    """Spawned processes, each with a thread here that feeds it. One that dies is replaced, and its task done again.
+
+    A single ProcessPoolExecutor would fail all its tasks when one process dies, and could not tell which one did it.
+    Leaving the `with` block, and the end of this process in whatever way, ends them all at once.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._hold, self._lifeline = multiprocessing.get_context("spawn").Pipe(duplex=False)[::-1]
+        self._mine = threading.local()
+        self._pools: list[ProcessPoolExecutor] = []
+        self._closed = False
+        self._threads = ThreadPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_main_thread)
+
+    def submit(self, function: Callable, /, *arguments: Any, **keywords: Any) -> Future:
+        return self._threads.submit(self._do, function, *arguments, **keywords)
+
+    def _do(self, function: Callable, *arguments: Any, **keywords: Any) -> Any:
+        for _ in range(ATTEMPTS):
+            if getattr(self._mine, "pool", None) is None:
+                self._mine.pool = ProcessPoolExecutor(
+                    1, multiprocessing.get_context("spawn"), initializer=_die_with, initargs=(self._lifeline,)
+                )
+                self._pools.append(self._mine.pool)
+            try:
+                return self._mine.pool.submit(function, *arguments, **keywords).result()
+            except BrokenProcessPool:
+                self._mine.pool = None
+                if self._closed:
+                    break
+        raise RuntimeError(f"the worker died {ATTEMPTS} times, perhaps for want of memory")
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._closed = True
+        self._hold.close()  # the lifeline breaks
+        self._threads.shutdown(wait, cancel_futures=True)
+        for pool in self._pools:
+            pool.shutdown(wait, cancel_futures=True)
+
+
+def _leave_ctrl_c_to_the_main_thread() -> None:
+    """Block SIGINT in this thread, and so in the processes that it starts: they end by the lifeline, silently."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _die_with(lifeline: Connection) -> None:
+    """In a worker: end this process as soon as the other end of `lifeline` is closed, or its process is gone."""
+
+    def watch() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            lifeline.recv()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def cluster(address: str, arrays: list[np.ndarray]) -> Iterator[tuple[Executor, list, int]]:
+    """The workers of a Dask scheduler, each given the arrays once. WorkersError says what is missing."""
+    try:
+        from distributed import Client
+    except ImportError:
+        raise WorkersError("--scheduler needs Dask: pip install distributed") from None
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise WorkersError(
+            f"no Dask scheduler answers at {address} ({error}): start one with `dask scheduler`"
+        ) from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError:
+            raise WorkersError(f"the scheduler has no workers: start some with `dask worker {address}`") from None
+        try:
+            client.submit(cores).result()
+        except ModuleNotFoundError as error:
+            raise WorkersError(f"the workers have {error}: start them in a checkout of this project") from None
+        yield client.get_executor(pure=False), client.scatter(arrays, broadcast=True), len(client.ncores())
