@@ -14,6 +14,7 @@ import argparse
 import statistics
 import sys
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from search import FIXED, Axis, Journal, Plan, Search, SearchError, advance, sco
 from training import train
 
 DEFAULT = Path(__file__).parent / "configs" / "search.toml"
+AGAIN = "the same command goes on"
 SEARCHABLE = {spec.name for spec in fields(Recipe)} - FIXED
 
 
@@ -51,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         search = run(plan, journal, [*training, *validation], about["data"], arguments)
     except (SearchError, workers.WorkersError) as error:
         return cli.fail(str(error), 1)
+    except KeyboardInterrupt:
+        return cli.fail(f"stopped; {AGAIN}", 130)
     report(search)
     draw(search, path.with_suffix(""), f"{path.stem} ({dataset})")
     best = search.standings[0]
@@ -58,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     file = path.with_suffix("") / "recipe.toml"
     write(replace(final, dataset=asked.dataset if dataset not in data.NAMES else dataset), search, file)
     sets = data.split(images, labels, final.validation, dataset, random_stream(final.seed, SPLIT))
-    _, code = train(final, about, *sets, path, resume=journal.resumed)
+    _, code = train(final, about, *sets, path, resume=journal.resumed, again=AGAIN)
     if not code:
         print(f"best of {len(search.results())} trials: validation accuracy {spread(best.scores)} ({dataset}), then "
               f"trained on {len(sets[0][0]):,} images -> {path}, {file}")  # fmt: skip
@@ -70,7 +74,7 @@ def parser() -> cli.Parser:
     result = cli.Parser(prog="hp_search.py", description="Search for good hyper-parameters and train the best network.")
     result.add_argument("--config", type=Path, default=DEFAULT, help="plan to start from (configs/search.toml)")
     recipe.add_flags(result, Plan)
-    result.add_argument("--workers", type=int, metavar="N", help="processes to train in (one for each core)")
+    result.add_argument("--workers", type=positive, metavar="N", help="processes to train in (one for each core)")
     result.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to work for, like tcp://host:8786")
     recipe.add_flags(result, Recipe, FIXED - {"repeat"})
     group = result.add_argument_group(
@@ -84,6 +88,13 @@ def parser() -> cli.Parser:
     return result
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def run(
     plan: Plan, journal: Journal, digits: list[np.ndarray], fingerprint: str, arguments: argparse.Namespace
 ) -> Search:
@@ -94,28 +105,27 @@ def run(
         place = workers.local(arguments.workers or workers.cores(), digits, journal.path.parent / "digits")
     print(f"{plan.method} search over {', '.join(map(recipe.flag, plan.space))}: {len(digits[0]):,} training and "
           f"{len(digits[2]):,} validation images of {plan.recipe.dataset}")  # fmt: skip
-    titles = [
-        "trial",
-        "seed",
-        "epochs",
-        *(f"{recipe.flag(name):>8}" for name in plan.space),
-        "validation accuracy",
-        "seconds",
-    ]
+    titles = ["trial", "seed", "epochs", *(f"{recipe.flag(name):>8}" for name in plan.space)]
+    titles += ["validation accuracy", "seconds"]
     print("  ".join(titles), flush=True)
-    best = -1.0
-    with place as (executor, handles, width):
-        search = Search(plan, fingerprint, journal, lambda *task: executor.submit(advance, *task, *handles), 2 * width)
-        bar = cli.meter(search.cost(), "epochs")
-        for line in search.run():
-            accuracy, _ = score(line)
-            cells = [line["trial"], line["seed"], line["epochs"], *map(show, line["settings"].values())]
-            cells += [f"{accuracy:.4f}" if line["status"] == "ok" else line["status"], f"{line['seconds']:.2f}"]
-            row = "  ".join(f"{cell:>{len(title)}}" for cell, title in zip(cells, titles, strict=True))
-            cli.show(row + ("  <- best so far" if accuracy > best else ""))
-            best = max(best, accuracy)
-            bar.update(line["epochs"] - line["from"])
+    with place as (submit, width):
+        search = Search(plan, fingerprint, journal, partial(submit, advance), 2 * width)
+        with cli.meter(search.cost(), "epochs") as bar:
+            best = -1.0
+            for line in search.run():
+                accuracy, _ = score(line)
+                cli.show(row(line, titles) + ("  <- best so far" if accuracy > best else ""))
+                best = max(best, accuracy)
+                bar.update(line["epochs"] - line["from"])
     return search
+
+
+def row(line: dict, titles: list[str]) -> str:
+    """A row of the table."""
+    accuracy = f"{score(line)[0]:.4f}" if line["status"] == "ok" else line["status"]
+    settings = map(show, line["settings"].values())
+    cells = [line["trial"], line["seed"], line["epochs"], *settings, accuracy, f"{line['seconds']:.2f}"]
+    return "  ".join(f"{cell:>{len(title)}}" for cell, title in zip(cells, titles, strict=True))
 
 
 def report(search: Search) -> None:
@@ -126,12 +136,12 @@ def report(search: Search) -> None:
         for line in lines:
             place = axis.place(line["settings"][name])
             best[place] = max(best[place], score(line)[0])
-        print(f"\n{recipe.flag(name):14}" + "".join(f"{label:>15}" for label in axis.labels))
-        print(f"{'best accuracy':14}" + "".join(f"{a:15.4f}" if a >= 0 else f"{'-':>15}" for a in best.values()))
-    print("\nfinalists" + "".join(f"{recipe.flag(name):>15}" for name in search.plan.space) + "  validation accuracy")
+        print(f"\n{recipe.flag(name):14}" + "".join(f"{label:>10}" for label in axis.labels))
+        print(f"{'best accuracy':14}" + "".join(f"{a:10.4f}" if a >= 0 else f"{'-':>10}" for a in best.values()))
+    print("\nfinalists" + "".join(f"{recipe.flag(name):>10}" for name in search.plan.space) + "  validation accuracy")
     for rank, standing in enumerate(search.standings, 1):
         values = (show(getattr(standing.recipe, name)) for name in search.plan.space)
-        print(f"{rank:9}" + "".join(f"{value:>15}" for value in values) + f"  {spread(standing.scores)}")
+        print(f"{rank:9}" + "".join(f"{value:>10}" for value in values) + f"  {spread(standing.scores)}")
     epochs = sum(line["epochs"] - line["from"] for line in search.lines())
     seconds = sum(line["seconds"] for line in search.lines())
     print(f"\n{len(lines)} trials, {epochs} epochs, {seconds:.0f} s of training\n", flush=True)

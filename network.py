@@ -51,13 +51,6 @@ def drops(history: Iterable[dict]) -> int:
     return sum(b < a for a, b in itertools.pairwise(accuracies))
 
 
-def best_epoch(history: list[dict]) -> int:
-    """The epoch of the highest validation accuracy, of several that with the lowest loss; without any, the last."""
-    if "validation_accuracy" not in history[0]:
-        return history[-1]["epoch"]
-    return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))["epoch"]
-
-
 def mlp(hidden: Iterable[int], activation: str = "relu", init: str = "he", classes: int = 10) -> list[Layer]:
     """The layers of a multi-layer perceptron; no hidden size at all makes it softmax regression."""
     row: list[Layer] = []

@@ -1,5 +1,6 @@
 """Pictures: arrays in, `matplotlib.figure.Figure` out. No pyplot, no window, no state, and no Network in here."""
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 import storage
 
@@ -174,23 +176,28 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str = "", column
     return figure
 
 
-def _error_scale(ax: Axes, errors: np.ndarray, axis: str = "y") -> None:
-    """Show errors in percent on a log scale, best at the top (or right), with ticks that name the accuracy."""
+def _errors(accuracies: Sequence[float]) -> np.ndarray:
+    """Errors in percent; at least 0.01, because log scales have no place for 0."""
+    return np.maximum(100 * (1 - np.array(accuracies, float)), 0.01)
+
+
+def _error_axis(ax: Axes, errors: np.ndarray) -> None:
+    """Errors (%) upwards on a log scale, the smallest at the top; the ticks name the accuracy."""
     low, high = np.nanmin(errors) / 1.1, np.nanmax(errors) * 1.1
-    ticks = _accuracy_ticks(low, high)
-    getattr(ax, f"set_{axis}scale")("log")
-    getattr(ax, f"set_{axis}lim")(high, low)
-    getattr(ax, f"set_{axis}ticks")(ticks, [f"{100 - tick:g}" for tick in ticks], minor=False)
-    getattr(ax, f"set_{axis}ticks")([], minor=True)
+    ticks = _error_ticks(low, high)
+    ax.set_yscale("log")
+    ax.set_ylim(high, low)
+    ax.set_yticks(ticks, [f"{100 - tick:g}" for tick in ticks])
+    ax.set_yticks([], minor=True)
+    ax.set_ylabel("validation accuracy (%)")
 
 
-def _accuracy_ticks(low: float, high: float) -> np.ndarray:
-    """Errors between low and high, in percent, that make good ticks of an accuracy axis: at most seven."""
-    steps = np.array([1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8])
-    for subset in steps, steps[[0, 2, 5, 7, 9, 10, 11, 13]], steps[[0, 5, 10]], steps[[0]]:
-        ticks = np.array([step * 10**power for power in (-1.0, 0.0, 1.0) for step in subset])
-        ticks = ticks[(ticks >= low) & (ticks <= high) & (ticks < 95)]
-        if len(ticks) <= 7:
+def _error_ticks(low: float, high: float) -> np.ndarray:
+    """Round errors (%) between low and high, as many as have room."""
+    for steps in (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8), (1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1,):
+        ticks = np.outer([0.01, 0.1, 1, 10], steps).ravel()
+        ticks = ticks[(ticks >= low) & (ticks <= high)]
+        if len(ticks) <= 9:
             break
     return ticks
 
@@ -200,28 +207,32 @@ def pairs(places: dict[str, tuple[list[str], list[int]]], accuracies: Sequence[f
     """Best accuracy for each pair of hyper-parameters, as heat maps.
 
     places: for each hyper-parameter the names of its places, and the place of each trial. nan: a trial that diverged.
+    The colour follows the logarithm of the error, because among good networks small differences matter.
     """
-    names = [(a, b) for i, a in enumerate(places) for b in list(places)[i + 1 :]] or [(name, name) for name in places]
-    figure, (axes,) = _figure(4.6 * len(names) + 0.6, 4.4, 1, len(names), title)
-    errors = 100 * (1 - np.array(accuracies, float))
+    names = list(itertools.combinations(places, 2)) or [(name, name) for name in places]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = _figure(4.6 * columns + 0.6, 4.2 * rows + 0.4, rows, columns, title)
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    errors = _errors(accuracies)
     norm = LogNorm(np.nanmin(errors), max(np.nanmax(errors), 1.01 * np.nanmin(errors)))
     colours = colormaps["cividis_r"].with_extremes(bad="#eeeeee")
-    for ax, (down, across) in zip(axes, names, strict=True):
-        (rows, at_rows), (columns, at_columns) = places[down], places[across]
-        best = np.full((len(rows), len(columns)), np.nan)
-        for row, column, error in zip(at_rows, at_columns, errors, strict=True):
+    for ax, (down, across) in zip(axes.flat, names, strict=False):
+        best = np.full((len(places[down][0]), len(places[across][0])), np.nan)
+        for row, column, error in zip(places[down][1], places[across][1], errors, strict=True):
             best[row, column] = np.fmin(best[row, column], error)
         image = ax.imshow(best, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
         for (row, column), error in np.ndenumerate(best):
-            text = "-" if np.isnan(error) else f"{100 - error:.2f}"
-            dark = np.isnan(error) or norm(error) < 0.5
-            ax.text(column, row, text, ha="center", va="center", fontsize=8.5, color="black" if dark else "white")
-        ax.set_xticks(range(len(columns)), columns, rotation=30 if max(map(len, columns)) > 6 else 0)
-        ax.set_yticks(range(len(rows)), rows)
+            if np.isfinite(error):
+                colour = "black" if norm(error) < 0.5 else "white"
+                ax.text(column, row, f"{100 - error:.2f}", ha="center", va="center", fontsize=8.5, color=colour)
+        ax.set_xticks(range(best.shape[1]), places[across][0])
+        ax.set_yticks(range(best.shape[0]), places[down][0])
         ax.set(xlabel=across, ylabel=down)
         ax.grid(False)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.01, label="best validation accuracy (%)")
-    ticks = _accuracy_ticks(norm.vmin, norm.vmax)
+    ticks = _error_ticks(norm.vmin, norm.vmax)
     bar.set_ticks(ticks, labels=[f"{100 - tick:g}" for tick in ticks], minor=False)
     bar.ax.minorticks_off()
     bar.ax.invert_yaxis()
@@ -232,23 +243,21 @@ def pairs(places: dict[str, tuple[list[str], list[int]]], accuracies: Sequence[f
 def values(places: dict[str, tuple[list[str], list[int]]], accuracies: Sequence[float], title: str = "") -> Figure:
     """Every trial at its value of each hyper-parameter, and the best one of each value."""
     figure, (axes,) = _figure(4 * len(places), 4, 1, len(places), title)
-    errors = 100 * (1 - np.array(accuracies, float))
+    errors = _errors(accuracies)
+    finite = np.isfinite(errors)
     for ax, (name, (labels, at)) in zip(axes, places.items(), strict=True):
-        best = np.array(
-            [np.min(errors[(np.array(at) == i) & np.isfinite(errors)], initial=np.inf) for i in range(len(labels))]
-        )
         ax.plot(at, errors, "o", color=TRAIN, alpha=0.35, markersize=5, markeredgewidth=0, label="a trial")
-        found = np.flatnonzero(np.isfinite(best))
-        ax.plot(found, best[found], "D-", color=VALIDATION, markersize=6, label="the best one")
-        for i in found:
-            ax.annotate(
-                f"{100 - best[i]:.2f}", (i, best[i]), (0, 8), textcoords="offset points", ha="center", fontsize=9
-            )
-        ax.set_xticks(range(len(labels)), labels, rotation=30 if max(map(len, labels)) > 6 else 0)
+        best = {place: np.min(errors[finite & (np.array(at) == place)]) for place in sorted({*np.array(at)[finite]})}
+        ax.plot(list(best), list(best.values()), "D-", color=VALIDATION, markersize=6, label="the best one")
+        above = {"textcoords": "offset points", "ha": "center", "fontsize": 9}
+        for place, error in best.items():
+            ax.annotate(f"{100 - error:.2f}", (place, error), (0, 8), **above)
+        ax.set_xticks(range(len(labels)), labels)
         ax.set(xlabel=name, xlim=(-0.5, len(labels) - 0.5))
-        _error_scale(ax, errors)
-    axes[0].set_ylabel("validation accuracy (%), log scale of the error")
-    axes[0].legend(loc="lower right")
+        _error_axis(ax, errors)
+        ax.label_outer()
+        ax.tick_params(labelleft=True)
+    axes[-1].legend()
     return figure
 
 
@@ -256,7 +265,7 @@ def values(places: dict[str, tuple[list[str], list[int]]], accuracies: Sequence[
 def rungs(trials: Sequence[Sequence[float]], stops: Sequence[int], title: str = "") -> Figure:
     """Accuracy over the epochs for each trial, the best one marked; dotted lines where trials had to stop."""
     figure, ((ax,),) = _figure(9, 4.6, title=title)
-    errors = [100 * (1 - np.array(trial)) for trial in trials]
+    errors = [_errors(trial) for trial in trials]
     winner = min(range(len(errors)), key=lambda i: (-len(errors[i]), errors[i].min()))
     for i, error in enumerate(errors):
         style = {"color": VALIDATION, "zorder": 3} if i == winner else {"color": TRAIN, "alpha": 0.3, "linewidth": 1}
@@ -265,10 +274,9 @@ def rungs(trials: Sequence[Sequence[float]], stops: Sequence[int], title: str = 
         ax.axvline(stop, color=MARK, linestyle=":", linewidth=1.2)
         count = sum(len(error) >= stop for error in errors)
         ax.annotate(f"{count}", (stop, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=9, color=MARK)
-    _error_scale(ax, np.concatenate(errors))
+    _error_axis(ax, np.concatenate(errors))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="epoch (dotted: a rung's end, and how many trials came that far)")
-    ax.set_ylabel("validation accuracy (%), log scale of the error")
     ax.legend(loc="lower right")
     return figure
 
@@ -277,14 +285,16 @@ def rungs(trials: Sequence[Sequence[float]], stops: Sequence[int], title: str = 
 def times(seconds: Sequence[float], accuracies: Sequence[float], sizes: Sequence[str], title: str = "") -> Figure:
     """The time that each trial took against the accuracy it got to; one colour for each of `sizes`."""
     figure, ((ax,),) = _figure(9, 4.6, title=title)
-    errors, names = 100 * (1 - np.array(accuracies, float)), list(dict.fromkeys(sizes))
+    errors, names = _errors(accuracies), sorted(set(sizes), key=lambda size: (len(size), size))
     colours = colormaps["cividis"](np.linspace(0, 0.95, len(names)))
     for name, colour in zip(names, colours, strict=True):
-        mine = np.array([size == name for size in sizes])
-        ax.plot(
-            np.array(seconds)[mine], errors[mine], "o", color=colour, markersize=7, markeredgecolor="white", label=name
-        )
-    _error_scale(ax, errors)
-    ax.set(xlabel="seconds of training", xscale="log", ylabel="validation accuracy (%), log scale of the error")
-    ax.legend(title="hidden", loc="lower right")
+        mine = np.array(sizes) == name
+        style = {"color": colour, "markersize": 7, "markeredgecolor": "white", "label": name}
+        ax.plot(np.array(seconds)[mine], errors[mine], "o", **style)
+    _error_axis(ax, errors)
+    ax.set(xlabel="seconds of training", xscale="log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
+    ax.legend(title="hidden")
     return figure

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cli
 import storage
-from network import DivergenceError, Network, best_epoch
+from network import DivergenceError, Network
 from recipe import Recipe
 
 COLUMNS = {  # of the table: title and format of each key of a record
@@ -60,12 +60,26 @@ class Run:
         self.history, self.first, self.best = description["history"], groups["first"], groups["best"]
 
 
+def best_epoch(history: list[dict]) -> int:
+    """The epoch of the highest validation accuracy, of several that with the lowest loss; without any, the last."""
+    if "validation_accuracy" not in history[0]:
+        return history[-1]["epoch"]
+    return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))["epoch"]
+
+
 def train(
-    settings: Recipe, about: dict, training: tuple, validation: tuple | None, path: Path, resume: bool
+    settings: Recipe,
+    about: dict,
+    training: tuple,
+    validation: tuple | None,
+    path: Path,
+    resume: bool,
+    again: str = "the same command with --resume goes on",
 ) -> tuple[dict | None, int]:
     """One run, from its first epoch or the last finished one to the model file and its pictures.
 
-    Returns what the model file says about the run, None if there is no model, and the exit code.
+    Returns what the model file says about the run, None if there is no model, and the exit code. `again` tells the user
+    what to do after Ctrl-C.
     """
     folder = path.with_suffix("")
     checkpoint = folder / "checkpoint.npz"
@@ -94,7 +108,7 @@ def train(
             run.save(checkpoint, network)
             print(line(record, columns), flush=True)
     except KeyboardInterrupt:
-        done = f"after epoch {len(run.history)}; the same command with --resume goes on"
+        done = f"after epoch {len(run.history)}; {again}"
         code = cli.fail(f"stopped {done if run.history else 'before the first epoch ended'}", 130)
     except DivergenceError as error:
         code = cli.fail(str(error), 1)

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import shutil
 import statistics
 from collections.abc import Callable, Generator, Iterator
@@ -25,7 +26,7 @@ from recipe import Recipe
 from search.plan import FINALISTS, Plan
 from search.trial import Journal, SearchError, Trial, score
 
-ETA = 4  # halving: one trial of so many goes on to the next rung, which is so many times as long
+ETA = 5  # halving: one trial of so many goes on to the next rung, which is so many times as long
 Results = Generator[dict, None, list[dict]]  # yields lines as they come in, returns them in order
 
 
@@ -33,8 +34,8 @@ def rungs(trials: int, epochs: int) -> list[tuple[int, int]]:
     """(trials, epochs) of each rung of successive halving: ever fewer trials, ever longer."""
     result = [(trials, epochs)]
     for power in itertools.count(1):
-        count, length = trials // ETA**power, round(epochs / ETA**power)
-        if count < 1 or length < 1:
+        count, length = trials // ETA**power, math.ceil(epochs / ETA**power)
+        if count < 1 or length == result[-1][1]:
             break
         result.append((count, length))
     counts, lengths = zip(*result, strict=True)
@@ -122,6 +123,8 @@ class Search:
             lines = yield from self._rung(trials[:count], epochs)
             best = sorted(lines, key=score, reverse=True)
             trials = [self.trials[line["id"]] for line in best if line["status"] == "ok"]
+            if not trials:
+                break
         return lines
 
     def _coordinate(self) -> Results:

@@ -88,11 +88,11 @@ class Axis:
 
     @property
     def labels(self) -> list[str]:
-        """The names of its places: its values, or as many equal parts of its range."""
+        """The names of its places: its values; or the middles of as many equal parts of its range."""
         if self.low is None:
             return [show(value) for value in self.values]
-        edges = [self.at(i / len(self.values)) for i in range(len(self.values) + 1)]
-        return [f"{show(a)}..{show(b)}" for a, b in itertools.pairwise(edges)]
+        middles = (self.at((i + 0.5) / len(self.values)) for i in range(len(self.values)))
+        return [f"~{show(float(f'{middle:.2g}') if isinstance(middle, float) else middle)}" for middle in middles]
 
     def place(self, value: Any) -> int:
         """At which of its places a value stands."""
@@ -173,8 +173,9 @@ class Plan:
     def drawn(self) -> list[Recipe]:
         """`trials` recipes drawn from the space; if 0 or more than there are, all of the grid."""
         rng = random_stream(self.recipe.seed, SEARCH)
-        if all(axis.low is None for axis in self.space.values()) or not self.trials:
+        if not self.trials or all(axis.low is None for axis in self.space.values()):
             grid = self.grid()
-            return [grid[i] for i in rng.permutation(len(grid))[: self.trials]] if self.trials < len(grid) else grid
+            few = 0 < self.trials < len(grid)
+            return [grid[i] for i in rng.permutation(len(grid))[: self.trials]] if few else grid
         draws = ({name: axis.draw(rng) for name, axis in self.space.items()} for _ in range(self.trials))
         return [replace(self.recipe, **draw) for draw in draws]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from network import DivergenceError, best_epoch
+from network import DivergenceError
 from recipe import Recipe, flag
 
 
@@ -31,7 +31,8 @@ def advance(
 ) -> dict:
     """Train a trial on to the end of an epoch, from its `state` or from the beginning: what a worker does.
 
-    digits: training images, labels, validation images, labels. Returns the new history and state, and how it went.
+    digits: training images, labels, validation images, labels. Returns the new history, the state unless that was
+    the last epoch, and how it went.
     """
     images, labels, *validation = map(np.asarray, digits)
     network = recipe.network()
@@ -47,23 +48,15 @@ def advance(
     except DivergenceError as error:
         outcome = {"status": "diverged", "reason": str(error)}
     seconds = time.perf_counter() - started
-    state = network.snapshot() | {"velocity": network.velocity.copy()}
+    state = network.snapshot() | {"velocity": network.velocity.copy()} if epochs < recipe.epochs else {}
     return outcome | {"history": history, "state": state, "seconds": seconds}
 
 
 def score(line: dict) -> tuple[float, float]:
-    """How good a result is: its best validation accuracy, then the loss of that epoch; higher is better."""
+    """How good a result is: the validation accuracy of its best epoch, then minus its loss there; higher is better."""
     if line["status"] != "ok":
         return -1.0, -math.inf
-    best = best_epoch(records(line)) - 1
-    return line["validation_accuracy"][best], -line["validation_loss"][best]
-
-
-def records(line: dict) -> list[dict]:
-    """A line's epochs as `best_epoch` takes them."""
-    names = ("validation_accuracy", "validation_loss")
-    rows = zip(*(line[name] for name in names), strict=True)
-    return [{"epoch": epoch, **dict(zip(names, row, strict=True))} for epoch, row in enumerate(rows, 1)]
+    return max((a, -loss) for a, loss in zip(line["validation_accuracy"], line["validation_loss"], strict=True))
 
 
 class Journal:

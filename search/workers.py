@@ -1,23 +1,28 @@
 """Where trials run: processes of this machine, or a Dask cluster. Both are a `concurrent.futures.Executor`.
 
-`local` and `cluster` are context managers that yield (executor, arrays as its tasks should be given them, workers).
+`local` and `cluster` are context managers that yield submit(function, *arguments), which runs function(*arguments,
+*arrays) on a worker and returns its future, and the number of workers.
 """
 
 import contextlib
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+Place = Iterator[tuple[Callable[..., Future], int]]
 ATTEMPTS = 3  # at a task whose worker dies
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 PATIENCE = 30  # seconds to wait for the first worker of a cluster
@@ -44,7 +49,7 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def local(workers: int, arrays: list[np.ndarray], folder: Path) -> Iterator[tuple[Executor, list[Mapped], int]]:
+def local(workers: int, arrays: list[np.ndarray], folder: Path) -> Place:
     """`workers` processes of this machine, which share the arrays through files in `folder`.
 
     Each computes on one thread, whatever their number, because two BLAS threads round differently from one: so the
@@ -54,7 +59,7 @@ def local(workers: int, arrays: list[np.ndarray], folder: Path) -> Iterator[tupl
     try:
         shared = [Mapped(folder / f"{i}.npy", array) for i, array in enumerate(arrays)]
         with _environment(dict.fromkeys(THREADS, "1")), Processes(workers) as executor:
-            yield executor, shared, workers
+            yield lambda function, *arguments: executor.submit(function, *arguments, *shared), workers
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -79,6 +84,7 @@ class Processes(Executor):
     """
 
     def __init__(self, workers: int) -> None:
+        resource_tracker.ensure_running()  # or else the first thread would start it, and be open to SIGINT ever after
         self._hold, self._lifeline = multiprocessing.get_context("spawn").Pipe(duplex=False)[::-1]
         self._mine = threading.local()
         self._pools: list[ProcessPoolExecutor] = []
@@ -129,7 +135,7 @@ def _die_with(lifeline: Connection) -> None:
 
 
 @contextlib.contextmanager
-def cluster(address: str, arrays: list[np.ndarray]) -> Iterator[tuple[Executor, list, int]]:
+def cluster(address: str, arrays: list[np.ndarray]) -> Place:
     """The workers of a Dask scheduler, each given the arrays once. WorkersError says what is missing."""
     try:
         from distributed import Client
@@ -146,8 +152,18 @@ def cluster(address: str, arrays: list[np.ndarray]) -> Iterator[tuple[Executor, 
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
             raise WorkersError(f"the scheduler has no workers: start some with `dask worker {address}`") from None
+
+        def there(task: bytes, *arrays: np.ndarray) -> Any:
+            # Dask sends a function within a function by value, so that only the workers need this project, not the
+            # scheduler, which unpickles whatever it passes on.
+            # The folder that a worker was started in, the checkout, is not on its path unless we put it there.
+            sys.path[:0] = [folder for folder in [str(Path.cwd())] if folder not in sys.path]
+            function, arguments = pickle.loads(task)
+            return function(*arguments, *arrays)
+
+        executor, held = client.get_executor(pure=False), client.scatter(arrays, broadcast=True)
         try:
-            client.submit(cores).result()
+            executor.submit(there, pickle.dumps((cores, ()))).result()
         except ModuleNotFoundError as error:
-            raise WorkersError(f"the workers have {error}: start them in a checkout of this project") from None
-        yield client.get_executor(pure=False), client.scatter(arrays, broadcast=True), len(client.ncores())
+            raise WorkersError(f"a worker has {error}: start the workers in a checkout of this project") from None
+        yield lambda *task: executor.submit(there, pickle.dumps((task[0], task[1:])), *held), len(client.ncores())

@@ -153,7 +153,11 @@ def test_recipes_are_written_as_they_are_read(tmp_path):
     assert Recipe.read(tmp_path / "r.toml", {}) == recipe
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [p for p in sorted((ROOT / "configs").glob("*.toml")) if "[space]" not in p.read_text()],
+    ids=lambda p: p.stem,
+)
 def test_shipped_recipes_train(path, run, archive, tmp_path):
     code, _, err = run("train", "--config", path, "--dataset", archive, "--epochs", 1, "--validation", 100)
     assert code == 0 and err == ""
@@ -417,7 +421,7 @@ def test_help_is_quick():
         "except SystemExit:\n"
         "    print('matplotlib' in sys.modules)\n"
     )
-    for name in ("train.py", "test.py"):
+    for name in ("train.py", "test.py", "hp_search.py"):
         command = [sys.executable, "-c", code, name]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert result.stdout.splitlines()[-1] == "False", result.stderr

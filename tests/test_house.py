@@ -17,14 +17,26 @@ MAY_IMPORT = {  # of our own modules
     "data.formats": set(),
     "data.mnist": {"data", "data.formats", "storage"},
     "data.synthetic": {"storage"},
+    "search": {"search.methods", "search.plan", "search.trial"},
+    "search.plan": {"network", "recipe"},
+    "search.trial": {"network", "recipe"},
+    "search.methods": {"recipe", "search.plan", "search.trial", "storage"},
+    "search.workers": set(),
     "cli": {"data", "network", "recipe", "storage"},
     "training": {"cli", "network", "plots", "recipe", "storage"},
     "data.__main__": {"cli", "data"},
     "train": {"cli", "data", "network", "recipe", "training"},
+    "hp_search": {"cli", "data", "network", "plots", "recipe", "search", "storage", "training"},
     "test": {"cli", "data", "network", "plots", "storage"},
 }
-COMMANDS = {"train", "test", "data.__main__"}
-FOREIGN = {"layers": {"numpy"}, "network": {"numpy"}, "storage": {"numpy"}, "plots": {"numpy", "matplotlib"}}
+COMMANDS = {"train", "test", "hp_search", "data.__main__"}
+FOREIGN = {
+    "layers": {"numpy"},
+    "network": {"numpy"},
+    "storage": {"numpy"},
+    "plots": {"numpy", "matplotlib"},
+    "search.workers": {"numpy", "distributed"},
+}
 RUNTIME = {"numpy", "tqdm", "matplotlib", "PIL"}
 
 
@@ -33,7 +45,9 @@ def module_name(path):
     return ".".join(parts).removesuffix(".__init__")
 
 
-FILES = {module_name(p): p for p in [*ROOT.glob("*.py"), *(ROOT / "data").glob("*.py")]}
+FILES = {
+    module_name(p): p for p in [*ROOT.glob("*.py"), *(ROOT / "data").glob("*.py"), *(ROOT / "search").glob("*.py")]
+}
 
 
 def imports(path):
@@ -47,7 +61,7 @@ def imports(path):
 @pytest.mark.parametrize("name", FILES)
 def test_imports(name):
     found = set(imports(FILES[name]))
-    ours = {i for i in found if i in FILES or i.split(".")[0] in {"data"}}
+    ours = {i for i in found if i in FILES or i.split(".")[0] in {"data", "search"}}
     assert ours <= MAY_IMPORT[name]
     foreign = {i.split(".")[0] for i in found - ours} - set(sys.stdlib_module_names)
     assert foreign <= FOREIGN.get(name, RUNTIME)
