@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,10 +12,10 @@ import sys
 import numpy as np
 import pytest
 
-from data import mnist
+from data import formats, mnist
 from network import Network, mlp
 
-from .conftest import ROOT
+from .conftest import ROOT, script
 
 FAST = ["--hidden", 8, "--batch-size", 50, "--validation", 100]
 
@@ -427,29 +428,59 @@ def test_help_is_quick():
         assert result.stdout.splitlines()[-1] == "False", result.stderr
 
 
+README = (ROOT / "README.md").read_text()
+COMMANDS = [match.groups() for match in re.finditer(r"(?:^|&& )python (\w+)\.py *([^#&\n]*)", README, re.M)]
+
+
+@pytest.mark.parametrize("name, arguments", COMMANDS)
+def test_the_commands_in_the_readme_are_understood(name, arguments):
+    module = script(name)
+    arguments = module.parser().parse_args(shlex.split(arguments))
+    config = getattr(arguments, "config", None)
+    assert config is None or config.exists() or config.parent.name == "best"
+
+
+def test_the_code_in_the_readme_runs(tmp_path, idx_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = re.findall(r"```python\n(.*?)```", README, re.S)
+    monkeypatch.setattr("data.load", lambda *_: (*formats.read(idx_folder, "train"), "tiny"))
+    exec(first.replace(":50000", ":500").replace("50000:", "500:"), {})
+    exec(second.replace("two_layer", "mine").replace('["about"]["validation_accuracy"]', '["layers"]'), {})
+    assert Network.load(tmp_path / "models/mine.npz").classes == 10
+
+
 # --- the rules of the house -------------------------------------------------------------------------------------------
 
 
-def test_train_never_opens_the_test_files(tmp_path, idx_folder):
-    """An audit hook in a process of its own tells of every test file that is opened."""
-    code = (
-        "import runpy, sys\n"
+def test_only_test_opens_the_test_files(tmp_path, idx_folder):
+    """An audit hook in every process, workers too, tells of every test file that is opened."""
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import os, sys\n"
         "def hook(event, args):\n"
         "    if event == 'open' and 't10k' in str(args[0]):\n"
-        "        print('OPENED', args[0])\n"
+        "        os.write(1, b'OPENED')\n"
         "sys.addaudithook(hook)\n"
-        "del sys.argv[0]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
 
     def watched(script, *arguments):
-        command = [sys.executable, "-c", code, ROOT / script, *arguments, "--dataset", idx_folder]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, ROOT / script, *arguments, "--dataset", idx_folder]
+        environment = {**os.environ, "PYTHONPATH": str(hook)}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
 
-    result = watched("train.py", "--epochs", "1", "--validation", "50", "--out", "m.npz")
-    assert "validation accuracy" in result.stdout and "OPENED" not in result.stdout, result.stderr
+    settings = ["--epochs", "1", "--validation", "50", "--out"]
+    for command in (["train.py", *settings, "m"], ["hp_search.py", "--trials", "2", *settings, "best"]):
+        result = watched(*command)
+        assert "validation accuracy" in result.stdout and "OPENED" not in result.stdout, result.stderr
     assert "OPENED" in watched("test.py", "--model", "m.npz").stdout, "the hook sees such files"
+    code = "import os, search.workers\nif __name__ == '__main__':\n    from pathlib import Path\n"
+    code += "    with search.workers.local(1, [], Path('shared')) as (submit, _):\n"
+    code += "        submit(os.open, 't10k', os.O_RDONLY | os.O_CREAT).result()\n"
+    (tmp_path / "peek.py").write_text(code)
+    environment = {**os.environ, "PYTHONPATH": f"{hook}{os.pathsep}{ROOT}"}
+    peek = subprocess.run([sys.executable, "peek.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "OPENED" in peek.stdout, "in workers too"
 
 
 def test_data_command(run, tmp_path, monkeypatch):

@@ -67,3 +67,31 @@ def test_gallery_and_files(tmp_path):
     with Image.open(tmp_path / "g.png") as picture:
         assert picture.width > 500
     assert sorted(p.name for p in tmp_path.iterdir()) == ["g.png", "none.png"]
+
+
+PLACES = {"hidden": (["64", "128"], [0, 0, 1, 1]), "lr": (["0.01", "0.1"], [0, 1, 0, 1])}
+
+
+def test_pairs_show_the_best_of_each_pair():
+    ax = plots.pairs(PLACES, [0.9, 0.98, np.nan, 1.0]).axes[0]
+    assert ax.get_xlabel() == "lr" and ax.get_ylabel() == "hidden"
+    errors = ax.images[0].get_array()
+    assert np.allclose(errors[0], [10, 2]) and np.isnan(errors[1, 0]) and errors[1, 1] == 0.01, "0 has no logarithm"
+    assert [text.get_text() for text in ax.texts] == ["90.00", "98.00", "99.99"]
+    three = {**PLACES, "weight-decay": (["0"], [0, 0, 0, 0])}
+    assert len(plots.pairs(three, [0.9, 0.98, 0.97, 0.96]).axes) == 3 + 1
+    assert len(plots.pairs({"lr": PLACES["lr"]}, [0.9, 0.98, 0.97, 0.96]).axes) == 1 + 1
+
+
+def test_values_mark_the_best():
+    hidden, lr = plots.values(PLACES, [0.9, 0.98, np.nan, 0.95]).axes
+    assert np.allclose(hidden.lines[1].get_ydata(), [2, 5]) and np.allclose(lr.lines[1].get_ydata(), [10, 2])
+    assert hidden.yaxis_inverted() and hidden.get_yscale() == "log", "the best is at the top"
+
+
+def test_rungs_and_times_show_every_trial():
+    (ax,) = plots.rungs([[0.9], [0.8, 0.95], [0.7, 0.96]], [1, 2]).axes
+    assert [len(line.get_xdata()) for line in ax.lines[:3]] == [1, 2, 2]
+    assert ax.lines[2].get_label() == "the best trial" and [t.get_text() for t in ax.texts] == ["3", "2"]
+    (ax,) = plots.times([1, 2, 3], [0.9, 0.95, 0.96], ["128", "64", "128"]).axes
+    assert [list(line.get_xdata()) for line in ax.lines] == [[2], [1, 3]]

@@ -14,7 +14,7 @@ from pathlib import Path
 from readme import machine, put
 
 ROOT = Path(__file__).parents[2]
-RECIPES = ["softmax", "two_layer", "three_layer", "mlp"]
+RECIPES = ["softmax", "two_layer", "three_layer", "mlp", "best"]
 SEEDS = 5
 
 
@@ -29,7 +29,8 @@ def main() -> None:
     rows = [["recipe", "network", "test accuracy", "seconds a model", "command"]]
     for name in recipes:
         out = f"models/final/{name}.npz"
-        flags = f"--config configs/{name}.toml --validation 0 --repeat {SEEDS}"
+        recipe = "models/best/recipe.toml" if name == "best" else f"configs/{name}.toml"
+        flags = f"--config {recipe} --validation 0 --repeat {SEEDS}"
         start = time.perf_counter()
         table = run("train.py", *flags.split(), "--dataset", "mnist", "--out", out)
         seconds = (time.perf_counter() - start) / SEEDS
