@@ -136,15 +136,20 @@ def report(search: Search) -> None:
         for line in lines:
             place = axis.place(line["settings"][name])
             best[place] = max(best[place], score(line)[0])
-        print(f"\n{recipe.flag(name):14}" + "".join(f"{label:>10}" for label in axis.labels))
-        print(f"{'best accuracy':14}" + "".join(f"{a:10.4f}" if a >= 0 else f"{'-':>10}" for a in best.values()))
-    print("\nfinalists" + "".join(f"{recipe.flag(name):>10}" for name in search.plan.space) + "  validation accuracy")
+        print(f"\n{heading(name, axis):20}" + "".join(f"{label:>10}" for label in axis.labels))
+        print(f"{'best accuracy':20}" + "".join(f"{a:10.4f}" if a >= 0 else f"{'-':>10}" for a in best.values()))
+    print("\nfinalists" + "".join(f"{recipe.flag(name):>14}" for name in search.plan.space) + "  validation accuracy")
     for rank, standing in enumerate(search.standings, 1):
         values = (show(getattr(standing.recipe, name)) for name in search.plan.space)
-        print(f"{rank:9}" + "".join(f"{value:>10}" for value in values) + f"  {spread(standing.scores)}")
+        print(f"{rank:9}" + "".join(f"{value:>14}" for value in values) + f"  {spread(standing.scores)}")
     epochs = sum(line["epochs"] - line["from"] for line in search.lines())
     seconds = sum(line["seconds"] for line in search.lines())
     print(f"\n{len(lines)} trials, {epochs} epochs, {seconds:.0f} s of training\n", flush=True)
+
+
+def heading(name: str, axis: Axis) -> str:
+    """The name over the places of an axis."""
+    return recipe.flag(name) + (" (about)" if axis.low is not None else "")
 
 
 def spread(scores: list[float]) -> str:
@@ -160,7 +165,10 @@ def draw(search: Search, folder: Path, title: str) -> None:
     lines = [line for line in search.results() if line["validation_accuracy"]]
     accuracies = [score(line)[0] if line["status"] == "ok" else float("nan") for line in lines]
     places = {
-        recipe.flag(name): (axis.labels, [axis.place(line["settings"][name]) for line in lines])
+        recipe.flag(name) + (" (about)" if axis.low is not None else ""): (
+            axis.labels,
+            [axis.place(line["settings"][name]) for line in lines],
+        )
         for name, axis in search.plan.space.items()
     }
     hidden = [show(search.trials[line["id"]].recipe.hidden) for line in lines]

@@ -91,8 +91,7 @@ class Axis:
         """The names of its places: its values; or the middles of as many equal parts of its range."""
         if self.low is None:
             return [show(value) for value in self.values]
-        middles = (self.at((i + 0.5) / len(self.values)) for i in range(len(self.values)))
-        return [f"~{show(float(f'{middle:.2g}') if isinstance(middle, float) else middle)}" for middle in middles]
+        return [show(self.at((i + 0.5) / len(self.values)), digits=2) for i in range(len(self.values))]
 
     def place(self, value: Any) -> int:
         """At which of its places a value stands."""
@@ -105,11 +104,14 @@ class Axis:
         return min(max(int(share * len(self.values)), 0), len(self.values) - 1)
 
 
-def show(value: Any) -> str:
-    """A value as people write it: 0.05, 256-128."""
+def show(value: Any, digits: int = 6) -> str:
+    """A value as people write it: 0.05, 5.4e-4, 256-128."""
     if isinstance(value, list):
         return "-".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and 0 < abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 @dataclass

@@ -17,7 +17,7 @@ import pytest
 
 from network import Network
 from recipe import Recipe, RecipeError
-from search import Axis, Journal, Plan, Search, SearchError, advance, score, workers
+from search import Axis, Journal, Plan, Search, SearchError, advance, score, show, workers
 from search.methods import rungs
 
 from .conftest import ROOT
@@ -35,7 +35,7 @@ def axes(**given):
 def test_an_axis_is_a_list_or_a_range():
     assert Axis.read("hidden", [64, [256, 128]]).values == [[64], [256, 128]]
     lr = Axis.read("lr", {"low": 0.001, "high": 0.1, "steps": 3})
-    assert lr.values == [0.001, 0.01, 0.1] and lr.labels == ["~0.0022", "~0.01", "~0.046"]
+    assert lr.values == [0.001, 0.01, 0.1] and lr.labels == ["0.0022", "0.01", "0.046"]
     assert Axis.read("momentum", {"low": 0, "high": 0.9, "scale": "linear", "steps": 4}).values == [0, 0.3, 0.6, 0.9]
     assert Axis.read("hidden", {"low": 10, "high": 1000, "steps": 3}).values == [[10], [100], [1000]]
     rng = np.random.default_rng(1)
@@ -64,6 +64,11 @@ def test_an_axis_is_a_list_or_a_range():
 def test_a_bad_axis_is_refused(name, values, word):
     with pytest.raises(RecipeError, match=f"^{name}.*{word}"):
         Axis.read(name, values)
+
+
+def test_show():
+    assert [show(x) for x in (0.05, 0.000541, 1e-5, 0.0, [256, 128], [], "relu", 20)] == [
+        "0.05", "5.41e-4", "1e-5", "0", "256-128", "none", "relu", "20"]  # fmt: skip
 
 
 def test_flags_say_the_same_as_files():
