@@ -128,8 +128,9 @@ class Search:
         return lines
 
     def _coordinate(self) -> Results:
-        """One hyper-parameter at a time, the others as in the best trial so far; at first, as in the recipe."""
-        found, best = {}, self.plan.recipe
+        """One hyper-parameter at a time, the others as in the best trial so far; at first, the middle of each axis."""
+        middle = {name: axis.values[len(axis.values) // 2] for name, axis in self.plan.space.items()}
+        found, best = {}, replace(self.plan.recipe, **middle)
         for name, axis in self.plan.space.items():
             trials = [self._trial(replace(best, **{name: value})) for value in axis.values]
             found |= {line["id"]: line for line in (yield from self._rung(trials, self.plan.recipe.epochs))}

@@ -238,9 +238,9 @@ def test_halving_goes_on_with_the_best(tmp_path):
 
 def test_coordinate_goes_one_by_one(tmp_path):
     here = Here()
-    searched(Plan("coordinate", recipe=replace(SMALL, weight_decay=0.1), space=SPACE), tmp_path, here)
-    assert {asked[:2] for asked in here.asked[:5]} == {(lr, 0.1) for lr in (0.05, 0.1, 0.2, 0.3, 5)}
-    assert {asked[:2] for asked in here.asked[5:]} == {(0.2, 0.0), (0.2, 0.01)}
+    searched(Plan("coordinate", recipe=SMALL, space=SPACE), tmp_path, here)
+    assert {asked[:2] for asked in here.asked[:5]} == {(lr, 0.01) for lr in (0.05, 0.1, 0.2, 0.3, 5)}
+    assert {asked[:2] for asked in here.asked[5:]} == {(0.2, 0.0), (0.2, 0.1)}
 
 
 def test_the_best_mean_over_seeds_wins(tmp_path):
@@ -391,6 +391,12 @@ def test_hp_search_finds_trains_and_saves(hp_search, run, tmp_path, archive):
         code, _, err = hp_search(*more)
         assert code == 1 and err.count("\n") == 1 and "give another --out" in err
     assert before[folder / "search.jsonl"] == (folder / "search.jsonl").stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("method", ["grid", "random", "coordinate"])
+def test_other_methods(hp_search, method):
+    code, out, err = hp_search("--workers", 1, "--method", method, "--trials", 2, "--lr", 0.01, 0.05, 0.2)
+    assert code == 0 and err == "" and out.splitlines()[-1].startswith("best of ")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def main() -> None:
         print(run("hp_search.py", *plan).splitlines()[-1], flush=True)
         head, *lines = map(json.loads, (ROOT / out / "search.jsonl").read_text().splitlines())
         best = max(lines, key=lambda line: max(line["validation_accuracy"]))
-        run("train.py", "--config", out / "recipe.toml", "--repeat", str(SEEDS), "--out", out)
+        run("train.py", "--config", out / "recipe.toml", "--repeat", str(SEEDS), "--resume", "--out", out)
         models = [f"{out}-seed{seed}.npz" for seed in range(SEEDS)]
         result = run("test.py", "--model", *models).splitlines()[-1]
         print(f"{method}: {result}", flush=True)
