@@ -6,11 +6,12 @@ the textbook, z = W a + b, and the matrix product leaves its result in the layou
 Three rules hold for every layer:
 
 - `forward(x)` and `backward(dy)` change neither `x` nor `dy`.
-- What they return belongs to the layer and is valid until its next call: the buffers are allocated once.
+- What they return belongs to the layer and is valid until its next call: the buffers are allocated once. (`Flatten`
+  alone hands on what it was given, in another shape.)
 - `backward` fills `grads` with the gradients of the loss for the batch that `forward` saw last.
 
-To add a layer: subclass `Layer`, write `connect`, `forward` and `backward`, and add the class to `LAYERS`. To add an
-activation: subclass `Activation`, write `function` and `times_derivative`, and add the class to `ACTIVATIONS`.
+To add a layer: subclass `Layer`, write `connect`, `forward`, `backward`, and add it to the tables in architecture.py.
+To add an activation: subclass `Activation`, write `function` and `times_derivative`, and add it to `ACTIVATIONS`.
 """
 
 import math
@@ -56,7 +57,8 @@ class Layer:
     """One step of the network: y = f(x), with parameters in `params` and their gradients in `grads`.
 
     The network owns the memory of both. It makes `params` and `grads` views into its own arrays, in the shapes that
-    `connect` put into `shapes`, and turns to other arrays after every step: look them up, do not keep them.
+    `connect` put into `shapes`, and turns to other arrays after every step: look them up, do not keep them. What is
+    not learned by its gradient, but belongs to the model all the same, is in `state`, in the shapes of `state_shapes`.
     """
 
     decayed: tuple[str, ...] = ()  # the parameters that L2 applies to
@@ -65,6 +67,8 @@ class Layer:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.params: dict[str, np.ndarray] = {}
         self.grads: dict[str, np.ndarray] = {}
+        self.state_shapes: dict[str, tuple[int, ...]] = {}
+        self.state: dict[str, np.ndarray] = {}
         self.buffer = Buffers()
 
     def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -72,7 +76,7 @@ class Layer:
         return shape
 
     def initialise(self, rng: np.random.Generator) -> None:
-        """Draw the first values of `params`."""
+        """Draw the first values of `params`, and set those of `state`."""
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         """y = f(x), x of shape (*input shape, N)."""
@@ -132,6 +136,89 @@ class Dense(Layer):
         if not need_dx:
             return None
         return np.matmul(self.params["W"].T, dy, out=self.buffer("dx", self.x.shape, dy.dtype))
+
+
+class BatchNorm(Layer):
+    """y = gamma (x - mean) / sqrt(variance + eps) + beta, for each feature, or each channel of pictures (H, C, W, N).
+
+    In training mean and variance are those of the batch, over all it has of the feature (M numbers); for use they are
+    running averages: running = momentum * running + (1 - momentum) * batch, with the variance's M / (M - 1).
+    With x^ = (x - mean) / sqrt(variance + eps), and sums over the same M numbers, in training:
+
+        dgamma = sum dy x^    dbeta = sum dy    dx = gamma / sqrt(variance + eps) * (dy - dbeta / M - x^ dgamma / M)
+
+    Ioffe & Szegedy 2015. Gamma and beta: (features,).
+    """
+
+    def __init__(self, momentum: float = 0.9, eps: float = 1e-5) -> None:
+        super().__init__()
+        if not (0 <= momentum < 1 and 0 < eps < 1):
+            raise ValueError(f"momentum must lie in [0, 1) and eps in (0, 1), not {momentum!r} and {eps!r}")
+        self.momentum, self.eps = momentum, eps
+
+    def config(self) -> dict:
+        return {"momentum": self.momentum, "eps": self.eps}
+
+    def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        self.features = shape[-2] if len(shape) == 3 else shape[0]
+        self.shapes = {"gamma": (self.features,), "beta": (self.features,)}
+        self.state_shapes = {"running_mean": (self.features,), "running_variance": (self.features,)}
+        return shape
+
+    def initialise(self, rng: np.random.Generator) -> None:
+        self.params["gamma"][:] = 1
+        self.params["beta"][:] = 0
+        self.state["running_mean"][:] = 0
+        self.state["running_variance"][:] = 1
+
+    def _view(self, x: np.ndarray) -> np.ndarray:
+        """(features, N) as (1, features, N), or (H, C, W, N) as (H, C, W * N)."""
+        return x.reshape(*(x.shape[:-3] or (1,)), self.features, -1)
+
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        shape, x = x.shape, self._view(x)
+        xhat = self.xhat = self.buffer("xhat", x.shape, x.dtype)
+        self.training, self.count = training, x.size // self.features
+        mean, variance = self.state["running_mean"], self.state["running_variance"]
+        if training:
+            mean = _sum(x) / self.count
+        np.subtract(x, mean[:, None], out=xhat)
+        if training:
+            variance = _sum(xhat, xhat) / self.count
+            self._average("running_mean", mean)
+            self._average("running_variance", variance * (self.count / max(1, self.count - 1)))
+        self.inverse = 1 / np.sqrt(variance + x.dtype.type(self.eps))
+        xhat *= self.inverse[:, None]
+        y = np.multiply(xhat, self.params["gamma"][:, None], out=self.buffer("y", x.shape, x.dtype))
+        y += self.params["beta"][:, None]
+        return y.reshape(shape)
+
+    def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
+        shape, dy = dy.shape, self._view(dy)
+        dgamma, dbeta = _sum(dy, self.xhat), _sum(dy)
+        self.grads["gamma"][:], self.grads["beta"][:] = dgamma, dbeta
+        if not need_dx:
+            return None
+        dx = self.buffer("dx", dy.shape, dy.dtype)
+        if self.training:
+            np.multiply(self.xhat, (dgamma / -self.count)[:, None], out=dx)
+            dx += dy
+            dx -= (dbeta / self.count)[:, None]
+        else:
+            np.copyto(dx, dy)
+        dx *= (self.params["gamma"] * self.inverse)[:, None]
+        return dx.reshape(shape)
+
+    def _average(self, name: str, value: np.ndarray) -> None:
+        self.state[name] *= self.momentum
+        self.state[name] += (1 - self.momentum) * value
+
+
+def _sum(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
+    """The sum of a, or of a * b, over all but the middle axis."""
+    if b is None:
+        return np.add.reduce(np.add.reduce(a, axis=2), axis=0)
+    return np.einsum("hcm,hcm->c", a, b)
 
 
 class Activation(Layer):
@@ -285,4 +372,3 @@ class MeanSquaredError:
 
 ACTIVATIONS = {"relu": ReLU, "leaky_relu": LeakyReLU, "sigmoid": Sigmoid, "tanh": Tanh}
 LOSSES = {"cross_entropy": CrossEntropy, "mse": MeanSquaredError}
-LAYERS = {layer.__name__: layer for layer in (Dense, *ACTIVATIONS.values())}

@@ -11,19 +11,22 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 import storage
-from layers import ACTIVATIONS, LAYERS, LOSSES, Buffers, Dense, Layer, aligned_zeros
+from architecture import LAYERS, connect
+from layers import LOSSES, Buffers, Layer, aligned_zeros
 
 FORMAT = 1  # of the model file
-INITIALISATION, ORDER, SPLIT, SEARCH = range(4)  # the independent random streams of one seed
+INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(5)  # the independent random streams of one seed
 HOPELESS = 100.0  # mean loss of an epoch that no training comes back from; guessing costs 2.3
 PREDICT_BATCH = 1000  # images at a time where nothing is learned
 UPDATE_CHUNK = 160_000  # parameters at a time in `update`: OpenBLAS does products of up to 10^6 terms without packing
 
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # images to variants of them
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda t: 1.0,
     "step": lambda t: 0.1 ** ((t >= 0.5) + (t >= 0.75)),
@@ -51,24 +54,6 @@ def drops(history: Iterable[dict]) -> int:
     return sum(b < a for a, b in itertools.pairwise(accuracies))
 
 
-def mlp(hidden: Iterable[int], activation: str = "relu", init: str = "he", classes: int = 10) -> list[Layer]:
-    """The layers of a multi-layer perceptron; no hidden size at all makes it softmax regression."""
-    row: list[Layer] = []
-    for units in hidden:
-        row += [Dense(units, init), ACTIVATIONS[activation]()]
-    return [*row, Dense(classes, init)]
-
-
-def connect(layers: list[Layer], shape: tuple[int, ...]) -> int:
-    """Tell each layer the shape of its input, and return the number of classes. ValueError if they do not fit."""
-    for i, layer in enumerate(layers):
-        try:
-            shape = layer.connect(shape)
-        except ValueError as error:
-            raise ValueError(f"layer {i}, {layer}, {error}") from None
-    return shape[0]
-
-
 def grey_statistics(images: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation of all grey values (0 to 255), exact: from how often each of the 256 occurs."""
     counts = np.zeros(256, np.int64)
@@ -78,6 +63,16 @@ def grey_statistics(images: np.ndarray) -> tuple[float, float]:
     mean = float(counts @ grey / counts.sum())
     deviation = math.sqrt(counts @ (grey - mean) ** 2 / counts.sum())
     return mean, deviation or 1.0
+
+
+def ahead(augment: Augment, images: np.ndarray, seed: int, epochs: range) -> Iterator[np.ndarray]:
+    """The variants of the images for each of the epochs, made in a thread while those of the one before are in use."""
+    with ThreadPoolExecutor(1) as thread:
+        tasks = (thread.submit(augment, images, random_stream(seed, AUGMENTATION, epoch)) for epoch in epochs)
+        upcoming = next(tasks, None)
+        while upcoming:
+            current, upcoming = upcoming, next(tasks, None)
+            yield current.result()
 
 
 class Network:
@@ -106,6 +101,8 @@ class Network:
         self.buffer = Buffers()
         self.classes = connect(layers, self.input_shape)
         self._allocate()
+        for layer in layers:
+            layer.state = {name: np.zeros(shape, self.dtype) for name, shape in layer.state_shapes.items()}
         rng = random_stream(seed, INITIALISATION)
         for layer in layers:
             layer.initialise(rng)
@@ -144,13 +141,18 @@ class Network:
         """Every parameter by its plain name, "0.W" for the first layer's weights. Views, valid until the next step."""
         return {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.params.items()}
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that makes the network what it is: its parameters and its layers' state. Views like `parameters`."""
+        states = {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.state.items()}
+        return self.parameters() | states
+
     def snapshot(self) -> dict[str, np.ndarray]:
-        """A copy of every parameter."""
-        return {name: a.copy() for name, a in self.parameters().items()}
+        """A copy of all `arrays`."""
+        return {name: a.copy() for name, a in self.arrays().items()}
 
     def restore(self, snapshot: dict[str, np.ndarray]) -> None:
-        """Set every parameter from a `snapshot`."""
-        for name, a in self.parameters().items():
+        """Set all `arrays` from a `snapshot`."""
+        for name, a in self.arrays().items():
             a[:] = snapshot[name]
 
     @property
@@ -179,11 +181,14 @@ class Network:
         else:
             batch = self.buffer("batch", (len(index), rows.shape[1]), rows.dtype)
             np.take(rows, index, axis=0, out=batch, mode="clip")
-        x = self.buffer("x", batch.shape, self.dtype)
-        np.copyto(x, batch)
+        if len(self.input_shape) == 1:  # the transpose of rows does for a product
+            x = self.buffer("x", batch.shape, self.dtype).T
+        else:  # convolution wants the batch last in memory too
+            x = self.buffer("x", batch.shape[::-1], self.dtype)
+        np.copyto(x, batch.T)
         x -= self.mean
         x *= 1 / self.deviation
-        return x.T.reshape(*self.input_shape, len(batch))
+        return x.reshape(*self.input_shape, len(batch))
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         """The outputs of the last layer, (classes, N), for inputs (*input_shape, N)."""
@@ -238,6 +243,7 @@ class Network:
         nesterov: bool = False,
         weight_decay: float = 5e-4,
         standardize: bool = True,
+        augment: Augment | None = None,
         seed: int = 0,
         history: list[dict] | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
@@ -245,6 +251,7 @@ class Network:
         """Train, and yield a record after every epoch; leave the loop with `break` to stop, or go on whenever you like.
 
         images: uint8 (N, 28, 28); labels: integers (N,); validation: the same two, measured after every epoch.
+        augment: makes a variant of each image, anew for every epoch; the next epoch's while this one is trained.
         history: the records of an earlier `fit` with the same arguments, to go on after its last epoch; restore the
         parameters and the `velocity` first. progress: wraps the batches of an epoch, for a progress bar.
         A record has epoch, lr (at the epoch's start), train_loss and train_accuracy (running means, L2 left out),
@@ -259,14 +266,16 @@ class Network:
         if not history:
             self.velocity = 0
         steps = math.ceil(len(images) / batch_size)
+        remaining = range(len(history), epochs)
+        variants = ahead(augment, images, seed, remaining) if augment else itertools.repeat(images)
         step_settings = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-        for epoch in range(len(history), epochs):
+        for epoch, seen in zip(remaining, variants, strict=False):
             started = time.perf_counter()
             base = lr * 0.5 ** drops(history) if schedule == "plateau" else lr
             rates = [base * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
             order = random_stream(seed, ORDER, epoch).permutation(len(images))
             with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, and in words
-                loss, accuracy = self._epoch(images, labels, order, rates, batch_size, step_settings, progress)
+                loss, accuracy = self._epoch(seen, labels, order, rates, batch_size, step_settings, progress)
                 # a last look, because the very last step may have been the fatal one
                 scores = self.evaluate(*(validation or (images[order[:batch_size]], labels[order[:batch_size]])))
             if not (loss < HOPELESS and scores["loss"] < HOPELESS):  # nor is nan
@@ -351,7 +360,7 @@ class Network:
 
     def save(self, path: Path) -> None:
         """Write the network to one .npz file, atomically."""
-        storage.write(path, self.description(), self.parameters())
+        storage.write(path, self.description(), self.arrays())
 
     @classmethod
     def load(cls, path: Path) -> "Network":
@@ -367,7 +376,11 @@ class Network:
             if not layers or not shape or dtype not in ("float32", "float64"):
                 raise ValueError("no layers, no input, or numbers of an unknown kind")
             connect(layers, shape)
-            expected = {f"{i}.{name}": (s, dtype) for i, layer in enumerate(layers) for name, s in layer.shapes.items()}
+            expected = {
+                f"{i}.{name}": (wanted, dtype)
+                for i, layer in enumerate(layers)
+                for name, wanted in (layer.shapes | layer.state_shapes).items()
+            }
             if {name: (a.shape, a.dtype.name) for name, a in arrays.items()} != expected:  # before memory is asked for
                 raise ValueError("its arrays do not fit its layers")
             network = cls(layers, input_shape=shape, loss=description["loss"], dtype=dtype)

@@ -82,23 +82,40 @@ def curves(history: Sequence[dict], best: int | None = None, title: str = "") ->
 
 @styled
 def tiles(weights: np.ndarray, title: str = "", most: int = 96) -> Figure:
-    """Each row of `weights`, (units, 784), as a 28x28 picture: what a unit of the first layer looks for.
+    """What the units of the first layer look for: weights (units, height, width), a picture each.
 
     Units are shown by falling length of their weights, red for positive and blue for negative.
     """
-    order = np.argsort(-np.linalg.norm(weights, axis=1), kind="stable")[:most]
+    order = np.argsort(-np.linalg.norm(weights, axis=(1, 2)), kind="stable")[:most]
     columns = min(12, len(order))
     rows = -(-len(order) // columns)
-    sheet = np.full((rows * 29 + 1, columns * 29 + 1), np.nan)
+    high, wide = (pixels + max(1, pixels // 28) for pixels in weights.shape[1:])
+    sheet = np.full((rows * high + 1, columns * wide + 1), np.nan)
     for place, unit in enumerate(order):
-        top, left = (29 * i + 1 for i in divmod(place, columns))
-        sheet[top : top + 28, left : left + 28] = weights[unit].reshape(28, 28)
+        top, left = place // columns * high + 1, place % columns * wide + 1
+        sheet[top : top + weights.shape[1], left : left + weights.shape[2]] = weights[unit]
     title = f"{title} ({len(order)} of {len(weights)} units, strongest first)"
     figure, ((ax,),) = _figure(0.75 * columns + 1.4, 0.75 * rows + 0.7, title=title)
     limit = np.nanpercentile(np.abs(sheet), 99.5) or 1
     image = ax.imshow(sheet, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
     _bare(ax)
     figure.colorbar(image, ax=ax, label="weight", fraction=0.03, pad=0.01, extend="both")
+    return figure
+
+
+@styled
+def rows(images: np.ndarray, others: np.ndarray, title: str = "") -> Figure:
+    """In each row an image, (rows, 28, 28), and then pictures made from it, (rows, pictures, height, width)."""
+    figure, axes = _figure(
+        1.0 * (1 + others.shape[1]), 1.0 * len(images) + 0.4, len(images), 1 + others.shape[1], title
+    )
+    for line, image, pictures in zip(axes, images, others, strict=True):
+        line[0].imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+        for ax, picture in zip(line[1:], pictures, strict=True):
+            ax.imshow(picture, cmap="gray_r", vmin=others.min(), vmax=others.max(), interpolation="nearest")
+        for ax in line:
+            _bare(ax)
+        line[0].spines[:].set(visible=True, color=TRAIN, linewidth=1.5)
     return figure
 
 

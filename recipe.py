@@ -9,8 +9,10 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from architecture import connect, input_shape, mlp, parse
+from data.augment import Distortion
 from layers import ACTIVATIONS, INITS, LOSSES
-from network import SCHEDULES, Network, mlp
+from network import SCHEDULES, Network
 
 
 class RecipeError(ValueError):
@@ -39,7 +41,7 @@ SIZES = Rule("hold whole numbers of at least 1", lambda sizes: all(size >= 1 for
 PART = Rule("be a whole number of images or a share in [0, 1)", lambda x: 0 <= x < 1 or (x < math.inf and x == int(x)))
 YES_OR_NO = Rule("be true or false")
 SOURCE = Rule("be auto, mnist, synthetic or a path", bool)
-A_PATH = Rule("be a path")
+TEXT = Rule("be a text")
 MODEL = Rule("name a file", lambda text: text == "" or Path(text).name.removesuffix(".npz").strip(".") != "")
 
 
@@ -57,6 +59,7 @@ class Recipe:
 
     hidden: list[int] = setting([512], SIZES, "units of each hidden layer; none: softmax regression")
     activation: str = setting("relu", one_of(ACTIVATIONS), "after each hidden layer")
+    layers: str = setting("", TEXT, "other layers instead, like 'conv 16 5, pool 2, relu, dense 128, batchnorm, relu'")
     init: str = setting("he", one_of(INITS), "distribution of the first weights")
     loss: str = setting("cross_entropy", one_of(LOSSES), "what is minimised")
     epochs: int = setting(20, AT_LEAST_1, "passes over the training images")
@@ -67,17 +70,29 @@ class Recipe:
     nesterov: bool = setting(False, YES_OR_NO, "look ahead along the momentum")
     weight_decay: float = setting(5e-4, AT_LEAST_0, "L2 on the weights")
     validation: float = setting(10_000, PART, "training images kept aside, a number or a share; 0: none")
+    augment: bool = setting(False, YES_OR_NO, "train on variants of the images, new ones for every epoch, made with:")
+    rotate: float = setting(10, AT_LEAST_0, "degrees, up to so many either way")
+    scale: float = setting(0.15, AT_LEAST_0, "width and height by factors of up to exp(+-X)")
+    shear: float = setting(0.15, AT_LEAST_0, "pixels sideways for each pixel up, at most")
+    shift: float = setting(1, AT_LEAST_0, "pixels, at most")
+    elastic: float = setting(1.2, AT_LEAST_0, "deviation of each pixel's smooth displacement, in pixels")
     standardize: bool = setting(True, YES_OR_NO, "measure mean and deviation of the greys; if not, grey / 255")
     seed: int = setting(0, AT_LEAST_0, "of everything random")
     dataset: str = setting("auto", SOURCE, "auto, mnist, synthetic, or a path to IDX or npz files")
 
     # where and how often, which makes no difference to the model
-    data_dir: str = setting("", A_PATH, "folder with MNIST's files ($MNIST_DIR, else data/raw)")
+    data_dir: str = setting("", TEXT, "folder with MNIST's files ($MNIST_DIR, else data/raw)")
     out: str = setting("", MODEL, "model file to write (models/NAME.npz, NAME from the recipe and the data)")
     repeat: int = setting(1, AT_LEAST_1, "train this many models, seed after seed")
 
     def __post_init__(self) -> None:
         check(self)
+        if self.layers:
+            try:
+                row = parse(self.layers, self.init)
+                connect(row, input_shape(row))
+            except ValueError as error:
+                raise RecipeError(f"layers: {error}") from None
         if self.schedule == "plateau" and not self.validation:
             raise RecipeError("schedule = plateau needs a validation set: set validation above 0")
 
@@ -95,14 +110,26 @@ class Recipe:
         lines = (f"{flag(name)} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in self.settings().items())
         return "".join(lines)
 
+    @property
+    def title(self) -> str:
+        """The layers in a few words: 784-512-10."""
+        return self.layers or "-".join(map(str, [784, *self.hidden, 10]))
+
     def network(self) -> Network:
         """The untrained network."""
-        return Network(mlp(self.hidden, self.activation, self.init), loss=self.loss, seed=self.seed)
+        row = parse(self.layers, self.init) if self.layers else mlp(self.hidden, self.activation, self.init)
+        return Network(row, input_shape=input_shape(row), loss=self.loss, seed=self.seed)
+
+    def distortion(self) -> Distortion | None:
+        """What makes the variants of the training images, if there are to be any."""
+        if not self.augment:
+            return None
+        return Distortion(self.rotate, self.scale, self.shear, self.shift, self.elastic)
 
     def fit_settings(self) -> dict[str, Any]:
         """The settings that `Network.fit` takes."""
-        elsewhere = {"hidden", "activation", "init", "loss", "validation", "dataset"}
-        return {name: value for name, value in self.settings().items() if name not in elsewhere}
+        names = "epochs batch_size lr schedule momentum nesterov weight_decay standardize seed".split()
+        return {name: getattr(self, name) for name in names} | {"augment": self.distortion()}
 
 
 def flag(name: str) -> str:

@@ -8,11 +8,14 @@ import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 import cli
 import storage
 from network import DivergenceError, Network
 from recipe import Recipe
 
+SHOWN = 6  # images in the pictures of features and variants
 COLUMNS = {  # of the table: title and format of each key of a record
     "epoch": ("epoch", "d"),
     "train_loss": ("train loss", ".4f"),
@@ -42,7 +45,7 @@ class Run:
 
     def save(self, path: Path, network: Network) -> None:
         """Write run and network to a checkpoint."""
-        groups = {"now": network.parameters(), "first": self.first, "best": self.best}
+        groups = {"now": network.arrays(), "first": self.first, "best": self.best}
         arrays = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
         storage.write(path, {"about": self.about, "history": self.history}, arrays | {"velocity": network.velocity})
 
@@ -93,9 +96,8 @@ def train(
         saved = Network.load(path).about
         if saved.get("finished") and run.about.items() <= saved.items():
             return saved, 0
-    sizes = "-".join(map(str, [784, *settings.hidden, 10]))
-    print(f"{path.stem}: {sizes}, {network.parameter_count:,} parameters; {settings.dataset}: {len(training[0]):,} "
-          f"training and {len(validation[0]) if validation else 0:,} validation images")  # fmt: skip
+    images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
+    print(f"{path.stem}: {settings.title}, {network.parameter_count:,} parameters; {settings.dataset}: {images}")
     columns = [key for key in COLUMNS if validation or "validation" not in key]
     print("  ".join(COLUMNS[key][0] for key in columns))
     for record in run.history:
@@ -114,7 +116,7 @@ def train(
         code = cli.fail(str(error), 1)
     if run.history:
         keep(run, network, path, finished=not code)
-        draw(network, settings.network(), run, folder)
+        draw(network, settings, run, folder, training[0][:SHOWN])
     if code != 130:
         checkpoint.unlink(missing_ok=True)
     return network.about or None, code
@@ -140,23 +142,33 @@ def line(record: dict, columns: list[str]) -> str:
     return "  ".join(f"{value:{len(title)}{form}}" for value, title, form in cells)
 
 
-def draw(network: Network, untrained: Network, run: Run, folder: Path) -> None:
+def draw(network: Network, settings: Recipe, run: Run, folder: Path, images: np.ndarray) -> None:
     """The pictures of a run."""
     import plots  # late, because matplotlib takes its time
 
     title = f"{folder.name} ({run.about['dataset']})"
     best = best_epoch(run.history)
-    stages = {
-        "initial": untrained.parameters(),
-        "after epoch 1": run.first,
-        f"final (epoch {best})": network.parameters(),
-    }
-    first_layer = {name: parameters["0.W"] for name, parameters in stages.items()}
     figures = {
         "curves": plots.curves(run.history, best if "validation_loss" in run.history[0] else None, title),
-        "weights": plots.tiles(network.parameters()["0.W"], f"{title}: first-layer weights"),
-        "pca": plots.pca(first_layer, f"{title}: three principal components of the first layer, as red, green, blue"),
         "histograms": plots.histograms(network.parameters(), title),
     }
+    weights = network.parameters().get("0.W")
+    if network.input_shape == (784,) and weights is not None:
+        figures["weights"] = plots.tiles(weights.reshape(-1, 28, 28), f"{title}: first-layer weights")
+        stages = {
+            "initial": settings.network().parameters()["0.W"],
+            "after epoch 1": run.first["0.W"],
+            f"final (epoch {best})": weights,
+        }
+        head = f"{title}: three principal components of the first layer, as red, green, blue"
+        figures["pca"] = plots.pca(stages, head)
+    elif weights is not None:
+        figures["weights"] = plots.tiles(weights[:, :, 0], f"{title}: first-layer filters")
+        maps = network.layers[0].forward(network.standardise(images)).transpose(3, 1, 0, 2)
+        figures["features"] = plots.rows(images, maps[:, :12], f"{title}: what the first layer's filters find")
+    if distortion := settings.distortion():
+        variants = [distortion(images, np.random.default_rng(i)) for i in range(12)]
+        head = f"{title}: images and variants that it was trained on"
+        figures["augment"] = plots.rows(images, np.stack(variants, axis=1), head)
     for name, figure in figures.items():
         plots.save(figure, folder / f"{name}.png")

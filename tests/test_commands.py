@@ -12,8 +12,9 @@ import sys
 import numpy as np
 import pytest
 
+from architecture import mlp
 from data import formats, mnist
-from network import Network, mlp
+from network import Network
 
 from .conftest import ROOT, script
 

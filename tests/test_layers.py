@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from layers import INITS, LAYERS, CrossEntropy, Dense, LeakyReLU, MeanSquaredError, ReLU, Sigmoid, Tanh
+from architecture import LAYERS
+from convolution import Conv2D, Flatten, MaxPool2D
+from layers import INITS, BatchNorm, CrossEntropy, Dense, LeakyReLU, MeanSquaredError, ReLU, Sigmoid, Tanh
 
 RNG = np.random.default_rng(1)
 CASES = [  # layer, shape of one input, batch size
@@ -18,6 +20,21 @@ CASES = [  # layer, shape of one input, batch size
     (lambda: LeakyReLU(0.3), (2,), 1),
     (Sigmoid, (4,), 5),
     (Tanh, (4,), 5),
+    (BatchNorm, (4,), 5),
+    (BatchNorm, (3, 4, 2), 3),
+    (BatchNorm, (3,), 1),
+    (lambda: Conv2D(3, 3), (6, 2, 5), 4),
+    (lambda: Conv2D(2, 1), (3, 1, 3), 1),
+    (lambda: Conv2D(2, 5), (5, 3, 7), 2),
+    (lambda: Conv2D(4, 3, stride=2), (8, 2, 7), 3),
+    (lambda: Conv2D(2, 3, padding=1), (4, 2, 5), 3),
+    (lambda: Conv2D(2, 3, dilation=2), (7, 2, 6), 3),
+    (lambda: Conv2D(3, 2, stride=3, padding=2, dilation=2), (7, 2, 9), 2),
+    (lambda: MaxPool2D(2), (4, 3, 6), 3),
+    (lambda: MaxPool2D(2), (5, 1, 7), 1),
+    (lambda: MaxPool2D(3, 2), (7, 2, 8), 3),
+    (lambda: MaxPool2D(2, 3), (8, 2, 8), 2),
+    (Flatten, (3, 2, 4), 5),
 ]
 
 
@@ -26,6 +43,7 @@ def ready(layer, shape):
     layer.connect(shape)
     layer.params = {name: RNG.standard_normal(s) for name, s in layer.shapes.items()}
     layer.grads = {name: np.full(s, np.nan) for name, s in layer.shapes.items()}
+    layer.state = {name: RNG.uniform(0.5, 2, s) for name, s in layer.state_shapes.items()}
     return layer
 
 
@@ -40,15 +58,16 @@ def slope(f, a, direction, eps=1e-6):
     return (up - down) / (2 * eps)
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("make, shape, n", CASES)
-def test_gradients(make, shape, n):
+def test_gradients(make, shape, n, training):
     """Along a random direction, for a random upstream gradient: the input's and every parameter's."""
     layer = ready(make(), shape)
     x = RNG.standard_normal((*shape, n))
     dy = RNG.standard_normal(layer.forward(x).shape)
 
     def loss():
-        return float((dy * layer.forward(x)).sum())
+        return float((dy * layer.forward(x, training)).sum())
 
     loss()
     dx = layer.backward(dy).copy()
@@ -125,7 +144,8 @@ def test_inputs_are_neither_changed_nor_shared(make, shape, n):
     upstream = dy.copy()
     dx = layer.backward(dy)
     assert (x == before).all() and (dy == upstream).all()
-    assert not any(np.shares_memory(a, b) for a, b in [(x, y), (x, dx), (dy, dx), (dy, y), (y, dx)])
+    pairs = [(dy, y), (y, dx)] if isinstance(layer, Flatten) else [(x, y), (x, dx), (dy, dx), (dy, y), (y, dx)]
+    assert not any(np.shares_memory(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("make, shape, n", CASES)
@@ -136,7 +156,7 @@ def test_buffers_fit_every_batch_size(make, shape, n):
     for x in batches:
         fresh = make()
         fresh.connect(shape)
-        fresh.params = layer.params
+        fresh.params, fresh.state = layer.params, layer.state
         assert (layer.forward(x) == fresh.forward(x)).all()
 
 
@@ -170,9 +190,72 @@ def test_layers_are_built_again_from_their_description(make, shape, n):
     assert {**vars(again), "buffer": None} == {**vars(layer), "buffer": None}
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: Dense(0), lambda: Dense(2.5), lambda: Dense(3, "magic"), lambda: LeakyReLU(-1)]
-)
+def slow_convolution(x, W, b, stride, padding, dilation):
+    """The definition, in loops."""
+    x = np.pad(x, [(padding, padding), (0, 0), (padding, padding), (0, 0)])
+    filters, k, channels, _ = W.shape
+    extent = dilation * (k - 1) + 1
+    high, wide = ((pixels - extent) // stride + 1 for pixels in (x.shape[0], x.shape[2]))
+    y = np.zeros((high, filters, wide, x.shape[3]))
+    for h, f, w, i, c, j in np.ndindex(high, filters, wide, k, channels, k):
+        y[h, f, w] += W[f, i, c, j] * x[h * stride + i * dilation, c, w * stride + j * dilation]
+    return y + b[:, None, None]
+
+
+@pytest.mark.parametrize("case", range(40))
+def test_convolution_equals_the_definition(case):
+    rng = np.random.default_rng(case)
+    size, stride, dilation, filters, channels, n = (int(i) for i in rng.integers(1, 4, 6))
+    padding = int(rng.integers(0, 3))
+    rows, columns = (int(i) for i in rng.integers(dilation * (size - 1) + 1, 10, 2))
+    layer = ready(Conv2D(filters, size, stride, padding, dilation), (rows, channels, columns))
+    x = rng.standard_normal((rows, channels, columns, n))
+    y = layer.forward(x)
+    assert y.shape[:3] == Conv2D(filters, size, stride, padding, dilation).connect(x.shape[:3])
+    expected = slow_convolution(x, layer.params["W"], layer.params["b"], stride, padding, dilation)
+    assert y == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("size, stride", [(2, 2), (3, 2), (2, 3), (1, 1), (17, 1)])
+def test_pooling_equals_the_definition(size, stride):
+    layer = ready(MaxPool2D(size, stride), (19, 2, 18))
+    x = RNG.integers(0, 3, (19, 2, 18, 2)).astype(float)  # many are equal
+    y, expected, dx = layer.forward(x), {}, np.zeros_like(x)
+    dy = RNG.standard_normal(y.shape)
+    for h, c, w, n in np.ndindex(y.shape):
+        window = x[h * stride : h * stride + size, c, w * stride : w * stride + size, n]
+        expected[h, c, w, n] = window.max()
+        i, j = np.unravel_index(window.argmax(), window.shape)
+        dx[h * stride + i, c, w * stride + j, n] += dy[h, c, w, n]
+    assert (y.ravel() == list(expected.values())).all()
+    assert layer.backward(dy) == pytest.approx(dx), "each gradient goes to one pixel, the first of the largest"
+
+
+@pytest.mark.parametrize("shape, axes", [((3,), 1), ((4, 3, 5), (0, 2, 3))])
+def test_batch_norm_statistics(shape, axes):
+    layer = ready(BatchNorm(momentum=0.5), shape)
+    layer.initialise(RNG)
+    x = RNG.standard_normal((*shape, 8)) * 3 + 2
+    y = layer.forward(x, training=True)
+    variance = x.var(axis=axes)
+    assert y.mean(axis=axes) == pytest.approx(np.zeros(3), abs=1e-12)
+    assert y.var(axis=axes) == pytest.approx(variance / (variance + 1e-5), rel=1e-12)
+    assert layer.state["running_mean"] == pytest.approx(0.5 * x.mean(axis=axes))
+    assert layer.state["running_variance"] == pytest.approx(0.5 + 0.5 * x.var(axis=axes, ddof=1))
+    before = {name: a.copy() for name, a in layer.state.items()}
+    part = x[..., :2]
+    assert (layer.forward(x)[..., :2].copy() == layer.forward(part)).all(), "in use, an image does not see the others"
+    assert all((layer.state[name] == a).all() for name, a in before.items())
+
+
+BAD = [
+    lambda: Dense(0), lambda: Dense(2.5), lambda: Dense(3, "magic"), lambda: LeakyReLU(-1), lambda: Conv2D(0, 3),
+    lambda: Conv2D(3, 2.0), lambda: Conv2D(3, 3, padding=-1), lambda: Conv2D(3, 3, init="magic"), lambda: MaxPool2D(0),
+    lambda: MaxPool2D(2, 0), lambda: BatchNorm(1), lambda: BatchNorm(eps=0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", BAD)
 def test_bad_arguments(make):
     with pytest.raises(ValueError):
         make()

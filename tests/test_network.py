@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import network as module
+from architecture import input_shape, mlp, parse
+from data.augment import Distortion
 from layers import ACTIVATIONS, Dense, ReLU, Sigmoid
-from network import SCHEDULES, DivergenceError, Network, grey_statistics, mlp
+from network import SCHEDULES, DivergenceError, Network, grey_statistics
 
 from .test_layers import slope
 
@@ -53,6 +55,76 @@ def test_step_follows_the_gradient_of_loss_and_penalty(loss, activation, hidden)
     for name, a in net.parameters().items():
         gradient = (before[name] - a) / lr
         assert (gradient * directions[name]).sum() == pytest.approx(slopes[name], rel=1e-6, abs=1e-8), name
+
+
+PICTURES = "conv 3 3 stride 2, batchnorm, relu, pool 2, dense 6, batchnorm, tanh"
+
+
+def pictorial(seed=0, dtype="float32"):
+    """A small network with every kind of layer."""
+    row = parse(PICTURES)
+    return Network(row, input_shape=input_shape(row), seed=seed, dtype=dtype)
+
+
+def test_step_of_a_network_on_pictures():
+    """As above, with convolution, pooling and batch normalisation; only weights W have the L2 term."""
+    net, decay = pictorial(dtype="float64"), 0.37
+    x, labels = RNG.standard_normal((28, 1, 28, 5)), RNG.integers(0, 10, 5)
+
+    def objective():
+        return net.loss.forward(net.forward(x, training=True), labels) + net.penalty(decay)
+
+    weights = [a for name, a in net.parameters().items() if name.endswith(".W")]
+    assert net.penalty(decay) == pytest.approx(decay / 2 * sum((a**2).sum() for a in weights))
+    before = net.snapshot()
+    directions = {name: RNG.standard_normal(a.shape) for name, a in net.parameters().items()}
+    slopes = {name: slope(objective, a, directions[name]) for name, a in net.parameters().items()}
+    objective()
+    net.backward(net.loss.backward())
+    net.update(1.0, momentum=0, weight_decay=decay)
+    for name, a in net.parameters().items():
+        assert ((before[name] - a) * directions[name]).sum() == pytest.approx(slopes[name], rel=1e-6, abs=1e-8), name
+
+
+def test_a_network_on_pictures_learns_goes_on_and_is_kept(digits, tmp_path):
+    """Trained in one go, or stopped, written down and resumed: the same bytes. Loaded again: the same answers."""
+    settings = {"epochs": 4, "lr": 0.05, "augment": Distortion(5, 0.1, 0.1, 1, 0.5)}
+    whole = pictorial()
+    history = records(whole, digits, **settings)
+    assert history[-1]["validation_accuracy"] > 0.5
+    part = pictorial()
+    (x, y), validation = digits
+    fit = part.fit(x, y, validation, batch_size=50, **settings)
+    done = [next(fit), next(fit)]
+    state, velocity = part.snapshot(), part.velocity.copy()
+    fit.close()
+    assert {"1.running_mean", "1.running_variance", "6.running_mean"} <= set(state)
+    other = pictorial(seed=9)
+    other.restore(state)
+    other.velocity = velocity
+    records(other, digits, history=done, **settings)
+    assert all((other.snapshot()[name] == a).all() for name, a in whole.snapshot().items())
+    whole.save(tmp_path / "m.npz")
+    again = Network.load(tmp_path / "m.npz")
+    assert (again.predict_proba(x) == whole.predict_proba(x)).all()
+    assert again.parameter_count == sum(a.size for a in whole.parameters().values())
+
+
+def test_augmentation_has_a_stream_of_its_own(digits):
+    """Variants change what is learned, but neither the first weights nor the order; new ones come every epoch."""
+    seen = []
+
+    def same(images, rng):
+        seen.append(rng.integers(1 << 30))
+        return images
+
+    plain, augmented = small(), small()
+    records(plain, digits, epochs=3)
+    records(augmented, digits, epochs=3, augment=same)
+    assert (flat(plain) == flat(augmented)).all() and len(seen) == len(set(seen)) == 3
+    first = seen.copy()
+    records(small(), digits, epochs=3, augment=same)
+    assert seen[3:] == first
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

@@ -22,7 +22,7 @@ def test_curves_show_the_history():
 
 def test_tiles_keep_the_pixels():
     weights = RNG.standard_normal((30, 784)) * np.arange(1, 31)[:, None]
-    image = plots.tiles(weights).axes[0].images[0]
+    image = plots.tiles(weights.reshape(30, 28, 28)).axes[0].images[0]
     assert (image.get_array()[1:29, 1:29] == weights[29].reshape(28, 28)).all(), "the strongest unit comes first"
     assert image.get_interpolation() == "nearest"
 
@@ -41,7 +41,7 @@ def test_principal_components_find_the_directions():
 @pytest.mark.parametrize("units", [1, 2, 10])
 def test_few_units_are_no_trouble(units):
     assert isinstance(plots.pca({"initial": RNG.standard_normal((units, 784))}), Figure)
-    assert isinstance(plots.tiles(np.zeros((units, 784))), Figure)
+    assert isinstance(plots.tiles(np.zeros((units, 28, 28))), Figure)
 
 
 def test_confusion_shows_every_count():

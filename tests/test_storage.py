@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import storage
-from network import Network, mlp
+from architecture import mlp
+from network import Network
 from storage import StorageError
 
 

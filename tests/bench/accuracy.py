@@ -38,7 +38,7 @@ def main() -> None:
         result = run("test.py", "--model", *models).splitlines()[-1]
         print(f"{name}: {result}", flush=True)
         mean, deviation = re.search(r"(0\.\d+) \+- (0\.\d+)", result).groups()
-        network = re.search(r": ([\d-]+),", table)[1]
+        network = re.search(r": (.*), [\d,]+ parameters", table)[1]
         score = f"{100 * float(mean):.2f} ± {100 * float(deviation):.2f} %"
         rows.append([f"`{name}`", network, score, f"{seconds:.0f}", f"`python train.py {flags}`"])
     if recipes == RECIPES:

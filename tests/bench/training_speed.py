@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from readme import machine, put
 
-from network import Network, mlp
+from architecture import mlp
+from network import Network
 
 SHAPES = [(128, 128), (512, 32), (512, 128), (512, 512), (1024, 128), (1000, 40)]
 IMAGES, LR, MOMENTUM, DECAY = 60_000, 0.01, 0.9, 1e-4

@@ -1,0 +1,90 @@
+"""New digits from old: each image seen through a random affine map and a smooth random warp.
+
+Simard, Steinkraus & Platt 2003 (elastic distortion), Ciresan et al. 2010 (affine and elastic, anew for every epoch).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CHUNK = 128  # images at a time: their working arrays stay in the cache
+SMOOTH = 4.0  # pixels; standard deviation of the Gaussian that Simard et al. smooth the elastic field with
+KNOTS = np.arange(-SMOOTH, 28 + SMOOTH, SMOOTH)  # of the coarse grid
+
+
+def elastic_basis() -> np.ndarray:
+    """(knots, 784): what each knot of a coarse grid of random numbers contributes to each pixel's displacement.
+
+    White noise on every pixel, smoothed by a Gaussian of width SMOOTH, is as good as white noise on a grid that coarse
+    with a Gaussian bump on every knot, and it is one matrix product. The bumps' squares add up to 1 in every pixel, so
+    numbers of deviation 1 make displacements of deviation 1.
+    """
+    bumps = np.exp(-((np.arange(28)[:, None] - KNOTS) ** 2) / (2 * SMOOTH**2))
+    bumps /= np.sqrt((bumps**2).sum(axis=1, keepdims=True))
+    return np.einsum("yk,xl->klyx", bumps, bumps).reshape(-1, 784)
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """How strongly to distort. All zero: not at all.
+
+    rotate: up to so many degrees either way; scale: width and height, each by a factor of up to exp(+-scale); shear: up
+    to so many pixels sideways for each pixel up; shift: up to so many pixels, in x and in y (all evenly distributed);
+    elastic: standard deviation of the smooth displacement of each pixel, in pixels (Simard's alpha of 34 makes 1.4).
+    """
+
+    rotate: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+    elastic: float = 0.0
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A variant of each image, uint8 (N, 28, 28) -> uint8 (N, 28, 28). The same `rng`, the same variants."""
+        result = np.empty_like(images)
+        # A pixel's place in the old image is linear in random numbers: those of the knots, and the affine map's.
+        centre = np.arange(28) - 13.5
+        basis = [*elastic_basis(), np.tile(centre, 28), np.repeat(centre, 28), np.ones(784)]
+        basis = np.array(basis, np.float32)
+        padded = np.zeros((CHUNK, 30, 30), np.float32)  # with a margin of 0, so that every place has four neighbours
+        for start in range(0, len(images), CHUNK):
+            part = images[start : start + CHUNK]
+            padded[: len(part), 1:29, 1:29] = part
+            x, y = self._draw(len(part), rng) @ basis
+            grey = _sample(padded, x, y)
+            grey += 0.5
+            result[start : start + CHUNK].reshape(-1, 784)[:] = grey  # rounded, now that a half is added
+        return result
+
+    def _draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """The factors of the basis for x and y of n images: (2, n, knots + 3)."""
+        factors = np.empty((2, n, KNOTS.size**2 + 3), np.float32)
+        factors[..., :-3] = rng.standard_normal((2, n, KNOTS.size**2), dtype=np.float32)
+        factors[..., :-3] *= self.elastic
+        angle = np.deg2rad(self.rotate) * rng.uniform(-1, 1, n)
+        wide, high = np.exp(self.scale * rng.uniform(-1, 1, (2, n)))
+        shear = self.shear * rng.uniform(-1, 1, n)
+        cos, sin = np.cos(angle), np.sin(angle)
+        factors[0, :, -3], factors[0, :, -2] = wide * cos, wide * (sin + shear)
+        factors[1, :, -3], factors[1, :, -2] = -high * sin, high * cos
+        factors[..., -1] = self.shift * rng.uniform(-1, 1, (2, n)) + 14.5  # the middle of the padded image
+        return factors
+
+
+def _sample(padded: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The grey values at the places (x, y), (n, 784), of padded images (n, 30, 30), by bilinear interpolation."""
+    for place in x, y:
+        np.clip(place, 0, 28.999, out=place)
+    left, top = x.astype(np.intp), y.astype(np.intp)
+    x -= left
+    y -= top
+    top *= 30
+    top += left
+    top += 900 * np.arange(len(x))[:, None]
+    flat = padded.reshape(-1)
+    upper, upper_right, lower, lower_right = (flat[i:].take(top, mode="clip") for i in (0, 1, 30, 31))
+    for a, b, share in (upper, upper_right, x), (lower, lower_right, x), (upper, lower, y):
+        b -= a
+        b *= share
+        a += b  # a + share * (b - a)
+    return upper
