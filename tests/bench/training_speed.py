@@ -13,6 +13,8 @@ anew, the mean loss of the epoch known at its end.
     jax-scan  JAX: one jitted scan an epoch (the last partial batch dropped); the fastest that we know how to write
     sklearn   scikit-learn: MLPClassifier, the images standardised beforehand
 
+Then the same for networks on pictures, ours beside PyTorch, and what distorting the images adds to an epoch.
+
 The columns take turns within each round, so a machine that is slower for a while is so for all. Prints seconds (best of
 the rounds) and, for the peers, how many times as long as ours (best by best, and median by median).
 """
@@ -35,19 +37,25 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from readme import machine, put
 
-from architecture import mlp
+from architecture import input_shape, mlp, parse
 from network import Network
+from recipe import Recipe
 
 SHAPES = [(128, 128), (512, 32), (512, 128), (512, 512), (1024, 128), (1000, 40)]
+PICTURES = {  # layers by name; batches of 64
+    name: f"conv 16 {kernel}, pool 2, relu, conv 32 {kernel}, pool 2, relu, dense 128, relu"
+    for name, kernel in {"1-16-32, 5x5": "5", "1-16-32, 3x3, dilation 2": "3 dilation 2"}.items()
+}
 IMAGES, LR, MOMENTUM, DECAY = 60_000, 0.01, 0.9, 1e-4
 RNG = np.random.default_rng(0)
 
 
-def ours(images, x, labels, hidden: int, batch: int) -> Callable[[], float]:
-    """An epoch of the public class, seen from outside."""
-    network = Network(mlp([hidden]))
+def ours(images, x, labels, hidden: int | str, batch: int, **more) -> Callable[[], float]:
+    """An epoch of the public class, seen from outside. hidden: units, or layers in words."""
+    row = parse(hidden) if isinstance(hidden, str) else mlp([hidden])
+    network = Network(row, input_shape=input_shape(row))
     settings = {"batch_size": batch, "lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY, "schedule": "constant"}
-    epochs = network.fit(images, labels, epochs=10**6, **settings)
+    epochs = network.fit(images, labels, epochs=10**6, **settings, **more)
     return lambda: next(epochs)["train_loss"]
 
 
@@ -70,11 +78,23 @@ def products(images, x, labels, hidden: int, batch: int) -> Callable[[], float]:
     return epoch
 
 
-def torch(images, x, labels, hidden: int, batch: int) -> Callable[[], float]:
+def torch(images, x, labels, hidden: int | str, batch: int) -> Callable[[], float]:
     """PyTorch, as its users write it."""
     import torch
 
-    model = torch.nn.Sequential(torch.nn.Linear(784, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 10))
+    if isinstance(hidden, str):
+        theirs = {
+            "Conv2D": lambda o: torch.nn.LazyConv2d(o.filters, o.size, o.stride, o.padding, o.dilation),
+            "MaxPool2D": lambda o: torch.nn.MaxPool2d(o.size, o.stride),
+            "Dense": lambda o: torch.nn.LazyLinear(o.units),
+            "Flatten": lambda o: torch.nn.Flatten(),
+            "ReLU": lambda o: torch.nn.ReLU(),
+        }
+        model = torch.nn.Sequential(*(theirs[type(layer).__name__](layer) for layer in parse(hidden)))
+        x = x.reshape(-1, 1, 28, 28)
+        model(torch.from_numpy(x[:1]))  # tells the lazy layers their sizes
+    else:
+        model = torch.nn.Sequential(torch.nn.Linear(784, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 10))
     optimiser = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
     loss_function = torch.nn.CrossEntropyLoss()
     x, y = torch.from_numpy(x), torch.from_numpy(labels)
@@ -168,10 +188,10 @@ CONTESTANTS: dict[str, Callable] = {
 }
 
 
-def measure(hidden: int, batch: int, rounds: int, data: tuple) -> dict[str, list[float]]:
+def measure(contestants: dict[str, Callable], hidden: int | str, batch: int, rounds: int, data: tuple) -> dict:
     """Seconds of each round for each contestant that is installed."""
     epochs = {}
-    for name, make in CONTESTANTS.items():
+    for name, make in contestants.items():
         try:
             epochs[name] = make(*data, hidden, batch)
             epochs[name]()  # compile, allocate, warm up
@@ -185,6 +205,34 @@ def measure(hidden: int, batch: int, rounds: int, data: tuple) -> dict[str, list
             epoch()
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def pictures(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
+    """Networks on pictures, beside PyTorch."""
+    table = [["layers, batches of 64", "ours", "torch"]]
+    for name, layers in PICTURES.items():
+        seconds = measure({"ours": ours, "torch": torch}, layers, 64, arguments.rounds, data)
+        best, median = ({key: f(times) for key, times in seconds.items()} for f in (min, statistics.median))
+        ratios = {key: (best[key] / best["ours"], median[key] / median["ours"]) for key in seconds}
+        rows += [[name, 64, key, best[key], median[key], *ratios[key]] for key in seconds]
+        cells = [f"  {key} {best[key]:.2f} ({a:.2f}, {b:.2f})" for key, (a, b) in ratios.items()]
+        print(name.ljust(24), *cells, flush=True)
+        table.append([name, f"{best['ours']:.2f} s", f"{ratios['torch'][0]:.2f}" if "torch" in ratios else ""])
+    if arguments.readme:
+        put("speed of pictures", table, f"Best of {arguments.rounds} rounds; as above.")
+
+
+def distortion(arguments: argparse.Namespace, images: np.ndarray, data: tuple, rows: list) -> None:
+    """What distorting the images costs by itself, and what it adds to an epoch of 784-1024-10."""
+    strong = Recipe(augment=True).distortion()
+    contestants = {"ours": ours, "distorted": partial(ours, augment=strong),
+                   "distortion alone": lambda *_: lambda: strong(images, RNG)}  # fmt: skip
+    for batch in (32, 128):
+        seconds = measure(contestants, 1024, batch, arguments.rounds, data)
+        best, median = ({key: f(times) for key, times in seconds.items()} for f in (min, statistics.median))
+        print(f"784-1024-10, batch {batch}".ljust(24), *(f"  {key} {best[key]:.2f}" for key in best), flush=True)
+        rows += [[1024, batch, key, best[key], median[key], best[key] / best["ours"], median[key] / median["ours"]]
+                 for key in best if key != "ours"]  # fmt: skip
 
 
 def main() -> None:
@@ -202,7 +250,7 @@ def main() -> None:
     print("seconds an epoch, and in brackets how many times ours: best by best, median by median")
     rows, ratios, table = [], {name: [] for name in CONTESTANTS}, [["hidden, batch", *CONTESTANTS]]
     for hidden, batch in SHAPES:
-        seconds = measure(hidden, batch, arguments.rounds, data)
+        seconds = measure(CONTESTANTS, hidden, batch, arguments.rounds, data)
         best = {name: min(times) for name, times in seconds.items()}
         median = {name: statistics.median(times) for name, times in seconds.items()}
         line = f"784-{hidden}-10, batch {batch}".ljust(24)
@@ -225,6 +273,8 @@ def main() -> None:
     if all(ratios.values()) and arguments.readme:
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "jax", "scikit-learn"))
         put("speed", table, f"Best of {arguments.rounds} rounds, momentum 0.9 and L2; {machine()}, {versions}.")
+    pictures(arguments, data, rows)
+    distortion(arguments, images, data, rows)
     with arguments.csv.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["hidden", "batch", "name", "best_s", "median_s", "best_times_ours", "median_times_ours"])
