@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import architecture
 import storage
 from architecture import LAYERS, connect
 from layers import LOSSES, Buffers, Layer, aligned_zeros
@@ -78,8 +79,8 @@ def ahead(augment: Augment, images: np.ndarray, seed: int, epochs: range) -> Ite
 class Network:
     """A row of layers with its parameters, its input statistics and its loss.
 
-    layers: in the order the data takes; input_shape: of one image as the first layer wants it, (784,) for vectors;
-    seed: of the first weights; dtype: float32 to train, float64 to check gradients.
+    layers: in the order the data takes; input_shape: of one image as the first layer wants it, if not given (28, 1, 28)
+    for layers that take pictures and else (784,); seed: of the first weights; dtype: float32 to train, float64 to check.
     `about` is a dict for whatever should be kept with the model: its dataset, recipe and scores.
     """
 
@@ -87,14 +88,14 @@ class Network:
         self,
         layers: list[Layer],
         *,
-        input_shape: tuple[int, ...] = (784,),
+        input_shape: tuple[int, ...] | None = None,
         loss: str = "cross_entropy",
         seed: int = 0,
         dtype: str = "float32",
     ) -> None:
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
-        self.layers, self.input_shape = layers, tuple(input_shape)
+        self.layers, self.input_shape = layers, tuple(input_shape or architecture.input_shape(layers))
         self.loss_name, self.loss, self.dtype = loss, LOSSES[loss](), np.dtype(dtype)
         self.mean, self.deviation = 0.0, 255.0  # of the grey values, 0 to 255; `fit` measures them
         self.about: dict = {}

@@ -118,7 +118,7 @@ class Recipe:
     def network(self) -> Network:
         """The untrained network."""
         row = parse(self.layers, self.init) if self.layers else mlp(self.hidden, self.activation, self.init)
-        return Network(row, input_shape=input_shape(row), loss=self.loss, seed=self.seed)
+        return Network(row, loss=self.loss, seed=self.seed)
 
     def distortion(self) -> Distortion | None:
         """What makes the variants of the training images, if there are to be any."""

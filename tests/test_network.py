@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import network as module
-from architecture import input_shape, mlp, parse
+from architecture import mlp, parse
 from data.augment import Distortion
 from layers import ACTIVATIONS, Dense, ReLU, Sigmoid
 from network import SCHEDULES, DivergenceError, Network, grey_statistics
@@ -63,7 +63,7 @@ PICTURES = "conv 3 3 stride 2, batchnorm, relu, pool 2, dense 6, batchnorm, tanh
 def pictorial(seed=0, dtype="float32"):
     """A small network with every kind of layer."""
     row = parse(PICTURES)
-    return Network(row, input_shape=input_shape(row), seed=seed, dtype=dtype)
+    return Network(row, seed=seed, dtype=dtype)
 
 
 def test_step_of_a_network_on_pictures():

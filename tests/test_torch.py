@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from architecture import input_shape, mlp, parse
+from architecture import mlp, parse
 from network import Network
 
 torch = pytest.importorskip("torch")
@@ -49,7 +49,7 @@ def test_twins_with_convolution():
     """The same with convolution (stride, padding, dilation), pooling and batch normalisation; then in use."""
     text = "conv 4 3 padding 1, batchnorm, relu, pool 2, conv 5 3 dilation 2 stride 2, pool 3 stride 1, relu, "
     row = parse(text + "dense 12, batchnorm, tanh")
-    net = Network(row, input_shape=input_shape(row), dtype="float64")
+    net = Network(row, dtype="float64")
     nn = torch.nn
     twin = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),

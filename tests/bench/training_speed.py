@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from readme import machine, put
 
-from architecture import input_shape, mlp, parse
+from architecture import mlp, parse
 from network import Network
 from recipe import Recipe
 
@@ -53,7 +53,7 @@ RNG = np.random.default_rng(0)
 def ours(images, x, labels, hidden: int | str, batch: int, **more) -> Callable[[], float]:
     """An epoch of the public class, seen from outside. hidden: units, or layers in words."""
     row = parse(hidden) if isinstance(hidden, str) else mlp([hidden])
-    network = Network(row, input_shape=input_shape(row))
+    network = Network(row)
     settings = {"batch_size": batch, "lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY, "schedule": "constant"}
     epochs = network.fit(images, labels, epochs=10**6, **settings, **more)
     return lambda: next(epochs)["train_loss"]
