@@ -80,7 +80,7 @@ class Network:
     """A row of layers with its parameters, its input statistics and its loss.
 
     layers: in the order the data takes; input_shape: of one image as the first layer wants it, if not given (28, 1, 28)
-    for layers that take pictures and else (784,); seed: of the first weights; dtype: float32 to train, float64 to check.
+    for layers that take pictures and else (784,); seed: of the first weights; dtype: float32, or float64 to check it.
     `about` is a dict for whatever should be kept with the model: its dataset, recipe and scores.
     """
 
