@@ -39,12 +39,13 @@ def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
             raise ValueError(f"no layer is called {word!r}; there are {', '.join(WORDS)}")
         kind, *names = WORDS[word]
         first, more = values[: len(names)], values[len(names) :]
-        if len(first) < len(names) or len(more) % 2:
+        keys = [*names, *more[::2]]
+        if len(first) < len(names) or len(more) % 2 or len({*keys, "init"}) <= len(keys):
             raise ValueError(f"{part.strip()!r}: say {' '.join([word, *names])}, then more settings as NAME VALUE")
         if kind is Dense and input_shape(row) != (784,) and not any(isinstance(layer, Flatten) for layer in row):
             row.append(Flatten())
         try:
-            settings = dict(zip([*names, *more[::2]], map(number, [*first, *more[1::2]]), strict=True))
+            settings = dict(zip(keys, map(number, [*first, *more[1::2]]), strict=True))
             row.append(kind(**settings, **({"init": init} if kind in (Dense, Conv2D) else {})))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{part.strip()!r}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from None

@@ -11,6 +11,7 @@ it was. The winner's recipe goes into models/best/recipe.toml; `train.py --confi
 """
 
 import argparse
+import contextlib
 import statistics
 import sys
 from dataclasses import fields, replace
@@ -48,25 +49,17 @@ def main(argv: list[str] | None = None) -> int:
     path = path.with_name(path.name.removesuffix(".npz") + ".npz")
     about = {"dataset": dataset, "data": data.fingerprint(images, labels)}
     training, validation = data.split(images, labels, asked.validation, dataset, random_stream(asked.seed, SPLIT))
+    file = path.with_suffix("") / "search.jsonl"
     try:
-        journal = Journal(path.with_suffix("") / "search.jsonl", plan.description() | {"data": about["data"]})
-        search = run(plan, journal, [*training, *validation], about["data"], arguments)
+        with contextlib.closing(Journal(file, plan.description() | {"data": about["data"]})) as journal:
+            search = run(plan, journal, [*training, *validation], about["data"], arguments)
+            report(search)
+            draw(search, path.with_suffix(""), f"{path.stem} ({dataset})")
+            return finish(search, asked.dataset, about, images, labels, path)
     except (SearchError, workers.WorkersError) as error:
         return cli.fail(str(error), 1)
     except KeyboardInterrupt:
         return cli.fail(f"stopped; {AGAIN}", 130)
-    report(search)
-    draw(search, path.with_suffix(""), f"{path.stem} ({dataset})")
-    best = search.standings[0]
-    final = best.recipe if best.recipe.schedule == "plateau" else replace(best.recipe, validation=0)
-    file = path.with_suffix("") / "recipe.toml"
-    write(replace(final, dataset=asked.dataset if dataset not in data.NAMES else dataset), search, file)
-    sets = data.split(images, labels, final.validation, dataset, random_stream(final.seed, SPLIT))
-    _, code = train(final, about, *sets, path, resume=journal.resumed, again=AGAIN)
-    if not code:
-        print(f"best of {len(search.results())} trials: validation accuracy {spread(best.scores)} ({dataset}), then "
-              f"trained on {len(sets[0][0]):,} images -> {path}, {file}")  # fmt: skip
-    return code
 
 
 def parser() -> cli.Parser:
@@ -102,7 +95,7 @@ def run(
     if arguments.scheduler:
         place = workers.cluster(arguments.scheduler, digits)
     else:
-        place = workers.local(arguments.workers or workers.cores(), digits, journal.path.parent / "digits")
+        place = workers.local(arguments.workers or workers.cores(), digits, journal.path.parent)
     print(f"{plan.method} search over {', '.join(map(recipe.flag, plan.space))}: {len(digits[0]):,} training and "
           f"{len(digits[2]):,} validation images of {plan.recipe.dataset}")  # fmt: skip
     titles = ["trial", "seed", "epochs", *(f"{recipe.flag(name):>8}" for name in plan.space)]
@@ -165,10 +158,7 @@ def draw(search: Search, folder: Path, title: str) -> None:
     lines = [line for line in search.results() if line["validation_accuracy"]]
     accuracies = [score(line)[0] if line["status"] == "ok" else float("nan") for line in lines]
     places = {
-        recipe.flag(name) + (" (about)" if axis.low is not None else ""): (
-            axis.labels,
-            [axis.place(line["settings"][name]) for line in lines],
-        )
+        heading(name, axis): (axis.labels, [axis.place(line["settings"][name]) for line in lines])
         for name, axis in search.plan.space.items()
     }
     hidden = [show(search.trials[line["id"]].recipe.hidden) for line in lines]
@@ -185,13 +175,25 @@ def draw(search: Search, folder: Path, title: str) -> None:
         plots.save(figure, folder / f"search_{name}.png")
 
 
-def write(best: Recipe, search: Search, path: Path) -> None:
-    """The winning recipe as a file for train.py."""
-    plan = search.plan
-    found = f"the best of {len(search.results())} trials ({plan.method}): {spread(search.standings[0].scores)}"
-    text = f"# From hp_search.py, {found}. To be trained on all training images.\n"
-    with storage.replace(path) as file:
-        file.write((text + best.to_toml()).encode())
+def finish(search: Search, asked: str, about: dict, images: np.ndarray, labels: np.ndarray, path: Path) -> int:
+    """Write the winner's recipe, and train it, on all training images unless its schedule needs some to look at."""
+    best, trials = search.standings[0], len(search.results())
+    final = best.recipe if best.recipe.schedule == "plateau" else replace(best.recipe, validation=0)
+    file = path.with_suffix("") / "recipe.toml"
+    source = asked if about["dataset"] not in data.NAMES else about["dataset"]
+    found = f"the best of {trials} trials ({search.plan.method}), {spread(best.scores)} on validation images"
+    text = f"# From hp_search.py: {found}.\n"
+    with storage.replace(file) as out:
+        out.write((text + replace(final, dataset=source).to_toml()).encode())
+    sets = data.split(images, labels, final.validation, about["dataset"], random_stream(final.seed, SPLIT))
+    try:
+        _, code = train(final, about, *sets, path, resume=search.journal.resumed, again=AGAIN)
+    except storage.StorageError:  # what is there is damaged, or of another winner, and cannot be gone on with
+        _, code = train(final, about, *sets, path, resume=False, again=AGAIN)
+    if not code:
+        print(f"best of {trials} trials: validation accuracy {spread(best.scores)} ({about['dataset']}), then "
+              f"trained on {len(sets[0][0]):,} images -> {path}, {file}")  # fmt: skip
+    return code
 
 
 if __name__ == "__main__":

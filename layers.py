@@ -185,8 +185,9 @@ class BatchNorm(Layer):
         np.subtract(x, mean[:, None], out=xhat)
         if training:
             variance = _sum(xhat, xhat) / self.count
-            self._average("running_mean", mean)
-            self._average("running_variance", variance * (self.count / max(1, self.count - 1)))
+            if self.count > 1:  # one number has no variance
+                self._average("running_mean", mean)
+                self._average("running_variance", variance * (self.count / (self.count - 1)))
         self.inverse = 1 / np.sqrt(variance + x.dtype.type(self.eps))
         xhat *= self.inverse[:, None]
         y = np.multiply(xhat, self.params["gamma"][:, None], out=self.buffer("y", x.shape, x.dtype))

@@ -247,6 +247,7 @@ class Network:
         augment: Augment | None = None,
         seed: int = 0,
         history: list[dict] | None = None,
+        until: int | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
     ) -> Iterator[dict]:
         """Train, and yield a record after every epoch; leave the loop with `break` to stop, or go on whenever you like.
@@ -254,7 +255,8 @@ class Network:
         images: uint8 (N, 28, 28); labels: integers (N,); validation: the same two, measured after every epoch.
         augment: makes a variant of each image, anew for every epoch; the next epoch's while this one is trained.
         history: the records of an earlier `fit` with the same arguments, to go on after its last epoch; restore the
-        parameters and the `velocity` first. progress: wraps the batches of an epoch, for a progress bar.
+        parameters and the `velocity` first. until: stop after this epoch, to go on another time. progress: wraps the
+        batches of an epoch, for a progress bar.
         A record has epoch, lr (at the epoch's start), train_loss and train_accuracy (running means, L2 left out),
         validation_loss and validation_accuracy if there is a validation set, and seconds.
         DivergenceError once the loss is not finite, or above `HOPELESS` (an epoch's mean) or a hundred times that (a
@@ -267,11 +269,11 @@ class Network:
         if not history:
             self.velocity = 0
         steps = math.ceil(len(images) / batch_size)
-        remaining = range(len(history), epochs)
+        remaining = range(len(history), min(until or epochs, epochs))
         variants = ahead(augment, images, seed, remaining) if augment else itertools.repeat(images)
         step_settings = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-        for epoch, seen in zip(remaining, variants, strict=False):
-            started = time.perf_counter()
+        for epoch in remaining:
+            started, seen = time.perf_counter(), next(variants)
             base = lr * 0.5 ** drops(history) if schedule == "plateau" else lr
             rates = [base * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
             order = random_stream(seed, ORDER, epoch).permutation(len(images))

@@ -37,7 +37,7 @@ AT_LEAST_1 = Rule("be a whole number of at least 1", lambda n: n >= 1)
 AT_LEAST_0 = Rule("be a number of at least 0", lambda x: 0 <= x < math.inf)
 ABOVE_0 = Rule("be a number above 0", lambda x: 0 < x < math.inf)
 SHARE = Rule("lie in [0, 1)", lambda x: 0 <= x < 1)
-SIZES = Rule("hold whole numbers of at least 1", lambda sizes: all(size >= 1 for size in sizes))
+SIZES = Rule("hold whole numbers from 1 to a million", lambda sizes: all(1 <= size <= 10**6 for size in sizes))
 PART = Rule("be a whole number of images or a share in [0, 1)", lambda x: 0 <= x < 1 or (x < math.inf and x == int(x)))
 YES_OR_NO = Rule("be true or false")
 SOURCE = Rule("be auto, mnist, synthetic or a path", bool)
@@ -169,7 +169,7 @@ def checked(spec: Field, value: Any) -> Any:
     if kind == list[int]:
         fits = isinstance(value, list) and all(type(item) is int for item in value)
     else:
-        fits = type(value) is kind or (kind is float and type(value) is int)
+        fits = type(value) is kind or (kind is float and type(value) is int and abs(value) < 1e300)
     if not fits or not rule.holds(value):
         raise RecipeError(f"{flag(spec.name)} must {rule.text}, not {json.dumps(value, default=str)}")
     return int(value) if kind is float and value == int(value) else value

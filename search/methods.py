@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import math
-import shutil
 import statistics
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -86,7 +85,9 @@ class Search:
         lines = iter((yield from self._rung(list(itertools.chain(*trials)), self.plan.recipe.epochs)))
         self.standings = [Standing(recipe, [max(0, score(next(lines))[0]) for _ in seeds]) for recipe in recipes]
         self.standings.sort(key=lambda standing: standing.mean, reverse=True)  # stable: of equals the first stays first
-        shutil.rmtree(self.states, ignore_errors=True)
+        self._forget(self.plan.recipe.epochs)
+        with contextlib.suppress(OSError):
+            self.states.rmdir()
 
     def cost(self) -> int:
         """How many epochs the search takes, at most."""
@@ -114,13 +115,16 @@ class Search:
 
     def _all(self) -> Results:
         recipes = self.plan.grid() if self.plan.method == "grid" else self.plan.drawn()
-        return (yield from self._rung([self._trial(recipe) for recipe in recipes], self.plan.recipe.epochs))
+        return (yield from self._rung(self._trials(recipes), self.plan.recipe.epochs))
 
     def _halving(self) -> Results:
         """Synchronous successive halving (Karnin et al. 2013, Jamieson & Talwalkar 2016)."""
-        trials = [self._trial(recipe) for recipe in self.plan.drawn()]
+        trials = self._trials(self.plan.drawn())
         for count, epochs in rungs(len(trials), self.plan.recipe.epochs):
-            lines = yield from self._rung(trials[:count], epochs)
+            lines: list[dict] = []
+            while trials and not any(line["status"] == "ok" for line in lines):  # if all diverge, the next ones
+                lines += yield from self._rung(trials[:count], epochs)
+                trials = trials[count:]
             best = sorted(lines, key=score, reverse=True)
             trials = [self.trials[line["id"]] for line in best if line["status"] == "ok"]
             if not trials:
@@ -137,6 +141,10 @@ class Search:
             best = self.trials[max(found.values(), key=score)["id"]].recipe
         return list(found.values())
 
+    def _trials(self, recipes: list[Recipe]) -> list[Trial]:
+        """A trial for each recipe; one for those that are equal."""
+        return list({trial.id: trial for trial in map(self._trial, recipes)}.values())
+
     def _trial(self, recipe: Recipe) -> Trial:
         text = json.dumps([recipe.settings(), self.digits], sort_keys=True)
         identity = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -150,23 +158,27 @@ class Search:
                 yield from self._tell(done[trial.id, epochs])
         missing = {trial.id: trial for trial in trials if (trial.id, epochs) not in done}.values()
         waiting = iter(sorted(missing, key=lambda trial: sum(trial.recipe.hidden), reverse=True))  # long ones first
-        running: dict[Future, Trial] = {}
+        running: dict[Future, tuple[Trial, int]] = {}  # and the epoch it goes on from
         try:
             while True:
                 for trial in itertools.islice(waiting, self.width - len(running)):
-                    rested = self._rested(trial, self._before(trial, epochs))
-                    running[self.submit(trial.recipe, epochs, *rested)] = trial
+                    history, state = self._rested(trial, epochs)
+                    running[self.submit(trial.recipe, epochs, history, state)] = trial, len(history)
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield from self._tell(self._take_in(running.pop(future), epochs, future))
+                    yield from self._tell(self._take_in(*running.pop(future), epochs, future))
         finally:
             for future in running:
                 future.cancel()
-        for state in self.states.glob("*.npz"):  # of shorter rungs, which nothing needs any more
-            if not state.stem.endswith(f"-{epochs}"):
-                state.unlink()
+        self._forget(epochs)
         return [done[trial.id, epochs] for trial in trials]
+
+    def _forget(self, epochs: int) -> None:
+        """Remove the states from before a rung that is complete."""
+        for identity, before in self.journal.lines:
+            if before < epochs:
+                self._state(identity, before).unlink(missing_ok=True)
 
     def _tell(self, line: dict) -> Iterator[dict]:
         key = line["id"], line["epochs"]
@@ -174,22 +186,19 @@ class Search:
             self.told.add(key)
             yield line
 
-    def _before(self, trial: Trial, epochs: int) -> int:
-        """Up to which epoch a trial is trained already."""
-        return max((done for identity, done in self.journal.lines if identity == trial.id and done < epochs), default=0)
-
-    def _rested(self, trial: Trial, before: int) -> tuple[list[dict], dict[str, np.ndarray]]:
-        """History and state of a trial where it stopped last; nothing if it is to begin."""
-        if before:
+    def _rested(self, trial: Trial, epochs: int) -> tuple[list[dict], dict[str, np.ndarray]]:
+        """History and state of a trial where it stopped last before `epochs`; nothing if it is to begin."""
+        stops = [done for identity, done in self.journal.lines if identity == trial.id and done < epochs]
+        if stops:
             with contextlib.suppress(storage.StorageError):  # a state that is lost only costs time
-                description, state = storage.read(self._state(trial, before), "trial")
+                description, state = storage.read(self._state(trial.id, max(stops)), "trial")
                 return description["history"], state
         return [], {}
 
-    def _state(self, trial: Trial, epochs: int) -> Path:
-        return self.states / f"{trial.id}-{epochs}.npz"
+    def _state(self, identity: str, epochs: int) -> Path:
+        return self.states / f"{identity}-{epochs}.npz"
 
-    def _take_in(self, trial: Trial, epochs: int, future: Future) -> dict:
+    def _take_in(self, trial: Trial, before: int, epochs: int, future: Future) -> dict:
         """Write down what a worker found: the state first, so that a line in the journal always has one."""
         try:
             result = future.result()
@@ -200,13 +209,13 @@ class Search:
             result = {"status": "failed", "reason": reason, "history": [], "seconds": 0.0, "state": {}}
         history = result["history"]
         if result["status"] == "ok" and epochs < self.plan.recipe.epochs:
-            storage.write(self._state(trial, epochs), {"history": history}, result["state"])
+            storage.write(self._state(trial.id, epochs), {"history": history}, result["state"])
         line = {
             "trial": trial.number,
             "id": trial.id,
             "seed": trial.recipe.seed,
             "settings": {name: getattr(trial.recipe, name) for name in self.plan.space},
-            "from": self._before(trial, epochs),
+            "from": before,
             "epochs": epochs,
             "status": result["status"],
             "reason": result["reason"],

@@ -14,7 +14,7 @@ from recipe import AT_LEAST_0, AT_LEAST_1, Recipe, RecipeError, check, checked, 
 
 FINALISTS = 5  # trials that are repeated with other seeds
 RANGE = ("low", "high", "scale", "steps")  # the keys of a range
-FIXED = {"validation", "seed", "dataset", "data_dir", "out", "repeat"}  # settings that cannot be searched
+FIXED = {"epochs", "validation", "seed", "dataset", "data_dir", "out", "repeat"}  # settings that cannot be searched
 
 
 @dataclass
@@ -35,15 +35,18 @@ class Axis:
             numbers = all(type(x) in (int, float) for x in (low, high))
             if not (set(values) <= set(RANGE) and numbers and scale in ("log", "linear") and type(steps) is int):
                 raise RecipeError(f'{flag(name)}: a range is {{low = 0.01, high = 0.1, scale = "log" or "linear"}}')
-            if not ((low > 0 or scale == "linear") and low < high < math.inf and steps > 1):
+            if not ((low > 0 or scale == "linear") and low < high < 1e300 and steps > 1):
                 raise RecipeError(
                     f"{flag(name)}: a range needs low < high, steps above 1, and low above 0 if it is log"
                 )
             result = cls(name, [], low, high, scale)
-            result.values = [result.at(step / (steps - 1)) for step in range(steps)]
+            points = [result.at(step / (steps - 1)) for step in range(steps)]
+            result.values = [point for i, point in enumerate(points) if point not in points[:i]]
             return result
         if not isinstance(values, list) or not values:
-            raise RecipeError(f"{flag(name)}: the space takes a list of values or a range, not {json.dumps(values)}")
+            raise RecipeError(
+                f"{flag(name)}: the space takes a list of values or a range, not {json.dumps(values, default=str)}"
+            )
         result = cls(name, [cls._value(name, value) for value in values])
         if any(result.values.count(value) > 1 for value in result.values):
             raise RecipeError(f"{flag(name)}: a value stands there twice")
@@ -61,10 +64,11 @@ class Axis:
                 return {"low": low, "high": high, "scale": scale or "log"}
             if kind is bool:
                 return [{"true": True, "false": False}[word] for word in words]
-            parts = [[kind(part) for part in word.split(",")] for word in words]
+            if spec.type == list[int]:
+                return [[int(part) for part in word.split(",")] for word in words]
+            return [kind(word) for word in words]
         except (ValueError, KeyError):
             raise RecipeError(f"{flag(name)} must {spec.metadata['rule'].text}, not {' '.join(words)}") from None
-        return [part if spec.type == list[int] else part[0] for part in parts]
 
     @staticmethod
     def _value(name: str, value: Any) -> Any:
@@ -79,8 +83,8 @@ class Axis:
             x = self.low * (self.high / self.low) ** share
         else:
             x = self.low + (self.high - self.low) * share
-        whole = self.name in ("hidden", "batch_size", "epochs")
-        return self._value(self.name, round(x) if whole else float(f"{x:.3g}"))
+        x = round(x) if self.name in ("hidden", "batch_size") else float(f"{x:.3g}")
+        return self._value(self.name, min(max(x, self.low), self.high))
 
     def draw(self, rng: np.random.Generator) -> Any:
         """Any value of the axis."""
@@ -132,6 +136,11 @@ class Plan:
             raise RecipeError("the random search needs to know how many: set trials")
         if not self.recipe.validation:
             raise RecipeError("a search chooses on validation images: set validation above 0")
+        for axis in self.space.values():
+            for value in axis.values:
+                replace(self.recipe, **{axis.name: value})  # a RecipeError comes now rather than in the middle
+        if (self.recipe.layers or "layers" in self.space) and self.space.keys() & {"hidden", "activation"}:
+            raise RecipeError("hidden and activation do nothing beside layers: search over layers alone")
 
     @classmethod
     def read(cls, path: Path, changes: dict[str, Any], axes: dict[str, list | dict]) -> "Plan":
@@ -154,6 +163,7 @@ class Plan:
                 raise RecipeError(f"{flag(name)} cannot be searched")
         read = {name: Axis.read(name, given) for name, given in space.items()}
         base |= {name: axis.values[0] for name, axis in read.items() if len(axis.values) == 1}
+        read = {spec.name: read[spec.name] for spec in fields(Recipe) if spec.name in read}  # always in the same order
         read = {name: axis for name, axis in read.items() if len(axis.values) > 1}
         return cls(**own, recipe=Recipe(**base), space=read)
 

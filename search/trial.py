@@ -9,6 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows, where two searches at once are not noticed
+    fcntl = None
+
 from network import DivergenceError
 from recipe import Recipe, flag
 
@@ -41,10 +46,9 @@ def advance(
         network.restore(state)
     history, started, outcome = list(history), time.perf_counter(), {"status": "ok", "reason": ""}
     try:
-        for record in network.fit(images, labels, validation, history=history, **recipe.fit_settings()):
+        settings = recipe.fit_settings()
+        for record in network.fit(images, labels, validation, history=history, until=epochs, **settings):
             history.append(record)
-            if record["epoch"] == epochs:
-                break
     except DivergenceError as error:
         outcome = {"status": "diverged", "reason": str(error)}
     seconds = time.perf_counter() - started
@@ -63,25 +67,40 @@ class Journal:
     """The results file: a line of JSON that says which search this is, then one for each finished rung of a trial."""
 
     def __init__(self, path: Path, search: dict) -> None:
-        """Open the file, or begin it. SearchError if it belongs to another search."""
+        """Open the file, or begin it. SearchError if it belongs to another search, or another process has it open."""
         self.path = path
-        content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]  # a crash may have torn the last line
-        try:
-            first, *rest = [json.loads(line) for line in whole.splitlines()] or [None]
-            self.lines = {(line["id"], line["epochs"]): line for line in rest if line["status"] != "failed"}
-            found = search if first is None else first["search"]
-            different = [flag(name) for name in search if found.get(name) != search[name]]
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise SearchError(f"{path} is damaged: remove it, or give another --out") from None
-        if different:
-            raise SearchError(f"{path} is of a search with another {', '.join(different)}: give another --out")
         path.parent.mkdir(parents=True, exist_ok=True)
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
-        self.resumed = first is not None
-        if not self.resumed:
+        self._file = path.open("a+b")
+        try:
+            if fcntl:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lines, end = self._read(search)
+        except BlockingIOError:
+            self.close()
+            raise SearchError(f"{path} is in use: another search is writing there") from None
+        except SearchError:
+            self.close()
+            raise
+        self.resumed = bool(self.lines)
+        if end < self.path.stat().st_size:
+            self._file.truncate(end)
+        if not end:
             self._write({"search": search})
+
+    def _read(self, search: dict) -> tuple[dict[tuple[str, int], dict], int]:
+        """The results by trial and epochs, and where the last of them ends: a crash may have torn the next."""
+        self._file.seek(0)
+        content = self._file.read()
+        end = content.rfind(b"\n") + 1
+        try:
+            first, *rest = [json.loads(line) for line in content[:end].splitlines()] or [{"search": search}]
+            lines = {(line["id"], line["epochs"]): line for line in rest if line["status"] != "failed"}
+            different = [flag(name) for name in search if first["search"].get(name) != search[name]]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise SearchError(f"{self.path} is damaged: remove it, or give another --out") from None
+        if different and rest:
+            raise SearchError(f"{self.path} is of a search with another {', '.join(different)}: give another --out")
+        return lines, 0 if different else end
 
     def add(self, line: dict) -> None:
         """Take in a result, and put it on the disk."""
@@ -89,7 +108,10 @@ class Journal:
         self.lines[line["id"], line["epochs"]] = line
 
     def _write(self, line: dict) -> None:
-        with self.path.open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let others have the file."""
+        self._file.close()

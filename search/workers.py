@@ -11,6 +11,7 @@ import pickle
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -56,6 +57,9 @@ def local(workers: int, arrays: list[np.ndarray], folder: Path) -> Place:
     results are the same bits for any number of workers. $OPENBLAS_NUM_THREADS, if set, goes before.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".digits-*"):  # by a search that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=".digits-", dir=folder))
     try:
         shared = [Mapped(folder / f"{i}.npy", array) for i, array in enumerate(arrays)]
         with _environment(dict.fromkeys(THREADS, "1")), Processes(workers) as executor:
@@ -166,4 +170,7 @@ def cluster(address: str, arrays: list[np.ndarray]) -> Place:
             executor.submit(there, pickle.dumps((cores, ()))).result()
         except ModuleNotFoundError as error:
             raise WorkersError(f"a worker has {error}: start the workers in a checkout of this project") from None
-        yield lambda *task: executor.submit(there, pickle.dumps((task[0], task[1:])), *held), len(client.ncores())
+        if set(client.run(os.environ.get, "OPENBLAS_NUM_THREADS").values()) != {"1"}:
+            raise WorkersError("a worker computes on several threads: start the workers with OPENBLAS_NUM_THREADS=1")
+        width = sum(client.ncores().values())
+        yield lambda function, *arguments: executor.submit(there, pickle.dumps((function, arguments)), *held), width

@@ -36,6 +36,8 @@ def test_vectors_are_not_flattened():
         ("magic 3", "no layer is called 'magic'; there are dense, conv"),
         ("conv 16", "'conv 16': say conv filters size"),
         ("conv 16 5 stride", "more settings as NAME VALUE"),
+        ("conv 16 5 size 3", "more settings as NAME VALUE"),
+        ("conv 16 5 init 3", "more settings as NAME VALUE"),
         ("conv 16 5 speed 2", "unexpected keyword argument 'speed'"),
         ("conv 16 five", "'conv 16 five': could not"),
         ("dense 0", "'dense 0': units must be a whole number of at least 1, not 0"),

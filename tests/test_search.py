@@ -1,5 +1,7 @@
 """The search: its space, its journal, its methods, its workers, and the command with all of them."""
 
+import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -38,6 +40,8 @@ def test_an_axis_is_a_list_or_a_range():
     assert lr.values == [0.001, 0.01, 0.1] and lr.labels == ["0.0022", "0.01", "0.046"]
     assert Axis.read("momentum", {"low": 0, "high": 0.9, "scale": "linear", "steps": 4}).values == [0, 0.3, 0.6, 0.9]
     assert Axis.read("hidden", {"low": 10, "high": 1000, "steps": 3}).values == [[10], [100], [1000]]
+    assert Axis.read("hidden", {"low": 1, "high": 3}).values == [[1], [2], [3]], "each once"
+    assert Axis.read("momentum", {"low": 0.9, "high": 0.9996, "scale": "linear", "steps": 2}).values == [0.9, 0.9996]
     rng = np.random.default_rng(1)
     draws = [lr.draw(rng) for _ in range(600)]
     assert min(draws) >= 0.001 and max(draws) <= 0.1 and len(set(draws)) > 300
@@ -52,6 +56,8 @@ def test_an_axis_is_a_list_or_a_range():
         ("lr", [], "list"),
         ("lr", 0.1, "list"),
         ("lr", [0.1, 0.1], "twice"),
+        ("lr", 3j, "list"),
+        ("hidden", {"low": 1, "high": 10**400}, "low < high"),
         ("lr", {"low": 0, "high": 1}, "above 0"),
         ("lr", {"low": 1, "high": 0.1}, "low < high"),
         ("lr", {"low": 0.1}, "a range is"),
@@ -79,7 +85,8 @@ def test_flags_say_the_same_as_files():
     assert Axis.parse("hidden", ["64..512"]) == {"low": 64, "high": 512, "scale": "log"}
     assert Axis.parse("nesterov", ["true", "false"]) == [True, False]
     assert Axis.parse("activation", ["relu", "tanh"]) == ["relu", "tanh"]
-    for words in ["fast"], ["0.1..fast"], ["0.1..0.2..0.3"], ["0.1,0.2x"]:
+    assert Axis.parse("layers", ["conv 4 5, relu", "relu"]) == ["conv 4 5, relu", "relu"]
+    for words in ["fast"], ["0.1..fast"], ["0.1..0.2..0.3"], ["0.1,0.2"]:
         with pytest.raises(RecipeError, match="lr must"):
             Axis.parse("lr", words)
 
@@ -97,6 +104,27 @@ def test_drawing_from_a_list_draws_none_twice():
     assert len(replace(plan, trials=0).drawn()) == len(replace(plan, trials=99).drawn()) == 6
     other = replace(plan, recipe=Recipe(seed=1))
     assert [r.lr for r in other.drawn()] != [r.lr for r in plan.drawn()]
+
+
+def test_the_order_of_the_space_is_always_the_same():
+    """And so are the trials drawn from it, however the flags or the keys of the file are ordered."""
+    given = {"lr": [0.1, 0.2], "hidden": [1, 2], "init": ["he", "xavier"]}
+    for names in itertools.permutations(given):
+        plan = Plan.read(ROOT / "configs" / "search.toml", {}, {name: given[name] for name in names})
+        assert list(plan.space) == ["hidden", "init", "lr", "weight_decay"]
+
+
+@pytest.mark.parametrize(
+    "axes, word",
+    [
+        ({"layers": ["batchnrom", "relu"]}, "no layer is called 'batchnrom'"),
+        ({"layers": ["tanh", "relu"]}, "hidden and activation do nothing beside layers"),
+        ({"epochs": [1, 2]}, "epochs cannot be searched"),
+    ],
+)
+def test_bad_plans(axes, word):
+    with pytest.raises(RecipeError, match=word):
+        Plan.read(ROOT / "configs" / "search.toml", {}, axes)
 
 
 def test_rungs():
@@ -140,30 +168,41 @@ def test_score_takes_the_best_epoch():
 LINE = {"id": "a", "epochs": 1, "status": "ok"}
 
 
+def journal_of(path, search, *lines):
+    """Open a journal, add lines, close it."""
+    with contextlib.closing(Journal(path, search)) as journal:
+        for line in lines:
+            journal.add(line)
+    return journal
+
+
 def test_the_journal_keeps_what_is_done(tmp_path):
     path = tmp_path / "m" / "search.jsonl"
     journal = Journal(path, {"method": "grid"})
     journal.add(LINE)
     journal.add(LINE | {"id": "b", "status": "failed"})
     assert not journal.resumed and len(path.read_text().splitlines()) == 3
-    again = Journal(path, {"method": "grid"})
+    with pytest.raises(SearchError, match="in use"):
+        Journal(path, {"method": "grid"})
+    journal.close()
+    again = journal_of(path, {"method": "grid"})
     assert again.resumed and again.lines == {("a", 1): LINE}, "what failed is tried again"
 
 
 def test_a_torn_last_line_is_dropped(tmp_path):
     path = tmp_path / "search.jsonl"
-    Journal(path, {}).add(LINE)
+    journal_of(path, {}, LINE)
     whole = path.read_bytes()
     for torn in b'{"id": "b', b"{", b"\x00\x00":
         path.write_bytes(whole + torn)
-        assert list(Journal(path, {}).lines) == [("a", 1)] and path.read_bytes() == whole
+        assert list(journal_of(path, {}).lines) == [("a", 1)] and path.read_bytes() == whole
     path.write_bytes(whole[:5])
-    assert not Journal(path, {}).resumed, "not even the first line is whole"
+    assert not journal_of(path, {}).resumed, "not even the first line is whole"
 
 
 def test_another_search_and_a_damaged_journal_are_refused(tmp_path):
     path = tmp_path / "search.jsonl"
-    Journal(path, {"method": "grid", "space": 1}).add(LINE)
+    journal_of(path, {"method": "grid"}), journal_of(path, {"method": "grid", "space": 1}, LINE)  # the first is empty
     with pytest.raises(SearchError, match="another method: give another --out"):
         Journal(path, {"method": "random", "space": 1})
     whole = path.read_bytes()
@@ -209,9 +248,9 @@ class Here:
 
 
 def searched(plan, folder, here, width=3):
-    journal = Journal(folder / "search.jsonl", plan.description())
-    search = Search(plan, "digits", journal, here, width)
-    return search, list(search.run())
+    with contextlib.closing(Journal(folder / "search.jsonl", plan.description())) as journal:
+        search = Search(plan, "digits", journal, here, width)
+        return search, list(search.run())
 
 
 SPACE = axes(lr=[0.05, 0.1, 0.2, 0.3, 5], weight_decay=[0.0, 0.01, 0.1])
@@ -234,6 +273,14 @@ def test_halving_goes_on_with_the_best(tmp_path):
     searched(Plan(recipe=replace(SMALL, epochs=8), space=SPACE), tmp_path, here)
     assert {asked[3:] for asked in here.asked[:15]} == {(0, 2)}
     assert set(here.asked[15:]) == {(0.2, wd, 0, 2, 8) for wd in (0.0, 0.01, 0.1)}
+
+
+def test_halving_takes_the_next_best_if_the_best_diverges(tmp_path):
+    def late(recipe, epochs, history, state):
+        return made_up(replace(recipe, lr=9) if recipe.lr == 0.2 and epochs == 8 else recipe, epochs, history, state)
+
+    search, _ = searched(Plan(recipe=replace(SMALL, epochs=8), space=SPACE), tmp_path, Here(late))
+    assert search.standings[0].recipe.lr != 0.2 and search.standings[0].mean > 0
 
 
 def test_coordinate_goes_one_by_one(tmp_path):
@@ -291,8 +338,12 @@ def contents(path):
 
 @pytest.mark.parametrize("method", ["halving", "coordinate"])
 def test_stopped_anywhere_it_goes_on(method, tmp_path):
-    plan = Plan(method, repeats=2, recipe=replace(SMALL, epochs=8), space=SPACE)
-    whole, _ = searched(plan, tmp_path / "whole", Here())
+    """With three rungs. No epoch is trained twice: `from` tells where each trial went on from."""
+    space = axes(lr=np.linspace(0.1, 0.3, 9).tolist(), weight_decay=[0.0, 0.01, 0.1])
+    plan = Plan(method, repeats=2, recipe=replace(SMALL, epochs=20), space=space)
+    whole, lines = searched(plan, tmp_path / "whole", Here())
+    assert {(line["from"], line["epochs"]) for line in lines} == (
+        {(0, 1), (1, 4), (4, 20), (0, 20)} if method == "halving" else {(0, 20)})  # fmt: skip
     for limit in range(len(contents(tmp_path / "whole" / "search.jsonl"))):
         folder = tmp_path / str(limit)
         here = Here(limit=limit)
@@ -332,7 +383,7 @@ def test_local_workers_share_arrays_and_compute_on_one_thread(tmp_path, monkeypa
         results = [submit(total).result(60) for _ in range(4)]
         assert width == 2 and {result[:3] for result in results} == {("memmap", 18.0, "1")}
         assert os.getpid() not in {result[3] for result in results}
-    assert not (tmp_path / "shared").exists() and "OPENBLAS_NUM_THREADS" not in os.environ
+    assert not list((tmp_path / "shared").iterdir()) and "OPENBLAS_NUM_THREADS" not in os.environ
     assert not multiprocessing.active_children()
 
 
@@ -456,7 +507,7 @@ def test_ctrl_c_leaves_no_orphans(archive, hp_search, tmp_path, whole_group):
     _, err = process.communicate(timeout=5)
     assert process.returncode == 130 and err.count("\n") == 1 and "same command" in err
     assert alone(process), "the workers are gone"
-    assert not (tmp_path / "models/best-tiny/digits").exists()
+    assert not list((tmp_path / "models/best-tiny").glob(".digits*"))
 
 
 def test_killed_at_any_moment_it_ends_the_same(archive, hp_search, tmp_path):
