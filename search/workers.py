@@ -138,6 +138,11 @@ def _die_with(lifeline: Connection) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def blas_threads() -> str | None:
+    """How many threads the environment allows BLAS; Dask's nanny sets it to 1."""
+    return next((os.environ[name] for name in THREADS if name in os.environ), None)
+
+
 @contextlib.contextmanager
 def cluster(address: str, arrays: list[np.ndarray]) -> Place:
     """The workers of a Dask scheduler, each given the arrays once. WorkersError says what is missing."""
@@ -167,10 +172,10 @@ def cluster(address: str, arrays: list[np.ndarray]) -> Place:
 
         executor, held = client.get_executor(pure=False), client.scatter(arrays, broadcast=True)
         try:
-            executor.submit(there, pickle.dumps((cores, ()))).result()
+            threads = client.run(there, pickle.dumps((blas_threads, ()))).values()
         except ModuleNotFoundError as error:
             raise WorkersError(f"a worker has {error}: start the workers in a checkout of this project") from None
-        if set(client.run(os.environ.get, "OPENBLAS_NUM_THREADS").values()) != {"1"}:
+        if any(count != "1" for count in threads):
             raise WorkersError("a worker computes on several threads: start the workers with OPENBLAS_NUM_THREADS=1")
         width = sum(client.ncores().values())
         yield lambda function, *arguments: executor.submit(there, pickle.dumps((function, arguments)), *held), width
