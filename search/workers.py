@@ -14,8 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -83,59 +82,78 @@ def _environment(defaults: dict[str, str]) -> Iterator[None]:
 class Processes(Executor):
     """Spawned processes, each with a thread here that feeds it. One that dies is replaced, and its task done again.
 
-    A single ProcessPoolExecutor would fail all its tasks when one process dies, and could not tell which one did it.
-    Leaving the `with` block, and the end of this process in whatever way, ends them all at once.
+    Not a ProcessPoolExecutor: that fails all its tasks when a process dies, cannot tell which one it was, and waits for
+    ever if it died while sending a result. Leaving the `with` block, and the end of this process in whatever way, ends
+    the processes at once.
     """
 
     def __init__(self, workers: int) -> None:
         resource_tracker.ensure_running()  # or else the first thread would start it, and be open to SIGINT ever after
-        self._hold, self._lifeline = multiprocessing.get_context("spawn").Pipe(duplex=False)[::-1]
-        self._mine = threading.local()
-        self._pools: list[ProcessPoolExecutor] = []
-        self._closed = False
+        self._mine, self._lock, self._closed = threading.local(), threading.Lock(), False
+        self._processes: list[multiprocessing.Process] = []
         self._threads = ThreadPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_main_thread)
 
-    def submit(self, function: Callable, /, *arguments: Any, **keywords: Any) -> Future:
-        return self._threads.submit(self._do, function, *arguments, **keywords)
+    def submit(self, function: Callable, /, *arguments: Any) -> Future:
+        return self._threads.submit(self._do, function, *arguments)
 
-    def _do(self, function: Callable, *arguments: Any, **keywords: Any) -> Any:
+    def _do(self, function: Callable, *arguments: Any) -> Any:
         for _ in range(ATTEMPTS):
-            if getattr(self._mine, "pool", None) is None:
-                self._mine.pool = ProcessPoolExecutor(
-                    1, multiprocessing.get_context("spawn"), initializer=_die_with, initargs=(self._lifeline,)
-                )
-                self._pools.append(self._mine.pool)
             try:
-                return self._mine.pool.submit(function, *arguments, **keywords).result()
-            except BrokenProcessPool:
-                self._mine.pool = None
-                if self._closed:
-                    break
+                pipe = self._pipe()
+                pipe.send((function, arguments))
+                result, error = pipe.recv()
+            except (EOFError, ConnectionError):
+                self._mine.pipe = None
+                continue
+            if error:
+                raise error
+            return result
         raise RuntimeError(f"the worker died {ATTEMPTS} times, perhaps for want of memory")
 
+    def _pipe(self) -> Connection:
+        """The connection to this thread's process, which is started if need be."""
+        if getattr(self._mine, "pipe", None) is None:
+            context = multiprocessing.get_context("spawn")
+            self._mine.pipe, far_end = context.Pipe()
+            with self._lock:
+                if self._closed:
+                    raise EOFError
+                self._processes.append(context.Process(target=_work, args=(far_end,), daemon=True))
+                self._processes[-1].start()
+            far_end.close()  # so that nobody holds it when the process is gone
+        return self._mine.pipe
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._closed = True
-        self._hold.close()  # the lifeline breaks
+        with self._lock:
+            self._closed = True
+            for process in self._processes:
+                process.kill()
         self._threads.shutdown(wait, cancel_futures=True)
-        for pool in self._pools:
-            pool.shutdown(wait, cancel_futures=True)
+        for process in self._processes:
+            process.join()
 
 
 def _leave_ctrl_c_to_the_main_thread() -> None:
-    """Block SIGINT in this thread, and so in the processes that it starts: they end by the lifeline, silently."""
+    """Block SIGINT in this thread, and so in the processes that it starts: they are ended from here, silently."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
-def _die_with(lifeline: Connection) -> None:
-    """In a worker: end this process as soon as the other end of `lifeline` is closed, or its process is gone."""
+def _work(pipe: Connection) -> None:
+    """In a process: do one task after the other, until the process that started this one is gone."""
 
     def watch() -> None:
-        with contextlib.suppress(EOFError, OSError):
-            lifeline.recv()
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    while True:
+        function, arguments = pipe.recv()
+        try:
+            answer = function(*arguments), None
+        except Exception as error:
+            answer = None, error
+        pipe.send(answer)
 
 
 def blas_threads() -> str | None:
