@@ -32,13 +32,13 @@ def main() -> None:
         recipe = "models/best/recipe.toml" if name == "best" else f"configs/{name}.toml"
         flags = f"--config {recipe} --validation 0 --repeat {SEEDS}"
         start = time.perf_counter()
-        table = run("train.py", *flags.split(), "--dataset", "mnist", "--out", out)
+        printed = run("train.py", *flags.split(), "--dataset", "mnist", "--out", out)
         seconds = (time.perf_counter() - start) / SEEDS
         models = sorted((ROOT / "models" / "final").glob(f"{name}-seed*.npz"))
         result = run("test.py", "--model", *models).splitlines()[-1]
         print(f"{name}: {result}", flush=True)
         mean, deviation = re.search(r"(0\.\d+) \+- (0\.\d+)", result).groups()
-        network = re.search(r": (.*), [\d,]+ parameters", table)[1]
+        network = re.search(r": (.*), [\d,]+ parameters", printed)[1]
         score = f"{100 * float(mean):.2f} ± {100 * float(deviation):.2f} %"
         table[name] = [f"`{name}`", network, score, f"{seconds:.0f}", f"`python train.py {flags}`"]
         put(
