@@ -186,7 +186,10 @@ def epochs_seen(process, wanted):
             return
 
 
-@pytest.mark.parametrize("more", [[], ["--schedule", "plateau", "--nesterov"]])
+PICTURES = ["--layers", "conv 2 5 stride 3, batchnorm, relu, pool 2, dense 8, batchnorm, relu", "--augment"]
+
+
+@pytest.mark.parametrize("more", [[], ["--schedule", "plateau", "--nesterov"], PICTURES])
 def test_killed_and_resumed_equals_undisturbed(train, archive, tmp_path, more):
     arguments = ["--dataset", archive, "--epochs", 60, *more]
     train(*arguments[2:], "--out", "whole.npz")
@@ -203,6 +206,26 @@ def test_killed_and_resumed_equals_undisturbed(train, archive, tmp_path, more):
     assert not (tmp_path / "m" / "checkpoint.npz").exists()
     again = train(*arguments[2:], "--out", "m.npz", "--resume")
     assert again[0] == 0 and again[1].splitlines() == out.splitlines()[-1:], "nothing is left to do"
+
+
+def test_a_network_on_pictures_has_pictures_of_its_own(train, tmp_path):
+    assert train("--epochs", 1, "--out", "m.npz", *PICTURES)[0] == 0
+    written = {p.name for p in (tmp_path / "m").iterdir()}
+    assert written == {"history.csv", "curves.png", "weights.png", "features.png", "augment.png", "histograms.png"}
+
+
+@pytest.mark.parametrize(
+    "flags, word",
+    [
+        (["--layers", "conv 16"], "layers: 'conv 16': say conv filters size"),
+        (["--layers", "conv 4 30"], "covers 30 x 30 pixels"),
+        (["--layers", "batchnrom"], "no layer is called 'batchnrom'"),
+        (["--rotate", "-1"], "rotate must be a number of at least 0"),
+    ],
+)
+def test_bad_layers_and_strengths(train, flags, word):
+    code, _, err = train(*flags)
+    assert code == 2 and err.count("\n") == 1 and word in err
 
 
 def test_ctrl_c_keeps_the_best_so_far(archive, train, tmp_path):
