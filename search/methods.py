@@ -178,6 +178,7 @@ class Search:
         """Remove the states from before a rung that is complete."""
         for identity, before in self.journal.lines:
             if before < epochs:
+                storage.sweep(self._state(identity, before))  # of a search that was killed
                 self._state(identity, before).unlink(missing_ok=True)
 
     def _tell(self, line: dict) -> Iterator[dict]:

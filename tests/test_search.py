@@ -351,11 +351,14 @@ def test_stopped_anywhere_it_goes_on(method, tmp_path):
             searched(plan, folder, here)
         except KeyboardInterrupt:
             later = Here()
+            (folder / "trials").mkdir(exist_ok=True)
+            (folder / "trials" / f".{lines[0]['id']}-{lines[0]['epochs']}.npz.left.part").touch()  # as a kill may leave
             search, _ = searched(plan, folder, later, width=1)
         else:
             search, later = searched(plan, folder, here)[0], Here()
         assert contents(folder / "search.jsonl") == contents(tmp_path / "whole" / "search.jsonl")
         assert search.standings == whole.standings
+        assert not (folder / "trials").exists() or method == "coordinate"
 
 
 # --- the workers ------------------------------------------------------------------------------------------------------
