@@ -219,7 +219,7 @@ def pictures(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
         print(name.ljust(24), *cells, flush=True)
         table.append([name, f"{best['ours']:.2f} s", f"{ratios['torch'][0]:.2f}" if "torch" in ratios else ""])
     if arguments.readme:
-        put("speed of pictures", table, f"Best of {arguments.rounds} rounds; as above.")
+        put("speed of pictures", table, f"Networks on pictures, beside PyTorch; best of {arguments.rounds} rounds.")
 
 
 def distortion(arguments: argparse.Namespace, images: np.ndarray, data: tuple, rows: list) -> None:
