@@ -168,7 +168,7 @@ def draw(network: Network, settings: Recipe, run: Run, folder: Path, images: np.
         figures["features"] = plots.rows(images, maps[:, :12], f"{title}: what the first layer's filters find")
     if distortion := settings.distortion():
         variants = [distortion(images, np.random.default_rng(i)) for i in range(12)]
-        head = f"{title}: images and variants that it was trained on"
+        head = f"{title}: images, and variants like those it was trained on"
         figures["augment"] = plots.rows(images, np.stack(variants, axis=1), head)
     for name, figure in figures.items():
         plots.save(figure, folder / f"{name}.png")
