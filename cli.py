@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the work failed (data, model, divergence), 2 wrong usage, 
 import argparse
 import contextlib
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from data import DataError
-from network import DivergenceError
+from network import DivergenceError, Network
 from recipe import RecipeError
 from storage import StorageError
 
@@ -92,3 +93,11 @@ def show(line: str) -> None:
 def folder(text: str | None) -> Path | None:
     """The folder that --data-dir names, if it does."""
     return Path(text) if text else None
+
+
+def model(path: Path) -> Network:
+    """The network in a model file, if it tells digits apart. StorageError."""
+    network = Network.load(path)
+    if network.classes != 10 or math.prod(network.input_shape) != 784:
+        raise StorageError(f"{path} is a model, but not one that tells ten digits on 28 x 28 pixels apart")
+    return network

@@ -48,8 +48,13 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1, title:
     figure = Figure((width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     if title:  # which may be a file's name: no formulas in it, and nothing that cannot be drawn at all
-        figure.suptitle(title.encode(errors="replace").decode(), parse_math=False)
+        figure.suptitle(_printable(title), parse_math=False)
     return figure, axes
+
+
+def _printable(text: str) -> str:
+    """The text without what cannot be drawn at all."""
+    return text.encode(errors="replace").decode()
 
 
 def _bare(ax: Axes) -> None:
@@ -315,3 +320,33 @@ def times(seconds: Sequence[float], accuracies: Sequence[float], sizes: Sequence
     ax.xaxis.set_minor_formatter("")
     ax.legend(title="hidden")
     return figure
+
+
+@styled
+def predictions(
+    looks: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[float]]], title: str = "", columns: int = 2
+) -> Figure:
+    """For each picture its name, the picture (h, w, 3), the (28, 28) that the network saw, the probabilities."""
+    rows = max(1, -(-len(looks) // columns))
+    figure, axes = _figure(5.4 * columns, 1.75 * rows + 0.3, rows, 3 * columns, title)
+    for ax in axes.flat[3 * len(looks) :]:
+        ax.set_visible(False)
+    for i, (name, original, seen, probabilities) in enumerate(looks):
+        left, middle, right = axes.flat[3 * i : 3 * i + 3]
+        left.imshow(original, interpolation="nearest" if max(original.shape) < 100 else "antialiased")
+        left.set_title(_printable(name if len(name) <= 24 else f"...{name[-21:]}"), fontsize=8.5, parse_math=False)
+        middle.imshow(seen, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+        middle.set_title("as the network sees it", fontsize=8.5)
+        for ax in left, middle:
+            _bare(ax)
+        bars(right, probabilities)
+    return figure
+
+
+def bars(ax: Axes, probabilities: Sequence[float]) -> None:
+    """The probabilities of the ten digits, the most likely one in another colour."""
+    best = int(np.argmax(probabilities))
+    ax.bar(range(10), probabilities, color=[VALIDATION if digit == best else TRAIN for digit in range(10)])
+    ax.set(ylim=(0, 1), xticks=range(10), yticks=[0, 0.5, 1])
+    ax.tick_params(labelsize=8)
+    ax.set_title(f"{best} ({100 * probabilities[best]:.1f}%)", fontsize=10)

@@ -6,7 +6,6 @@ The only command that reads the test files. Writes confusion.png, mistakes.png a
 several models, say those of `train.py --repeat 5`, it also tells their mean and standard deviation.
 """
 
-import math
 import statistics
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 import cli
 import data
 import storage
-from network import Network
 
 SHOWN = 40  # mistakes in the picture
 
@@ -25,7 +23,10 @@ SHOWN = 40  # mistakes in the picture
 def main(argv: list[str] | None = None) -> int:
     """Load the models, read the test images once, say how each model did on them, then draw."""
     arguments = parser().parse_args(argv)
-    networks = {path: load(path) for path in arguments.model}
+    networks = {path: cli.model(path) for path in arguments.model}
+    for path in networks:
+        if path.suffix != ".npz":
+            raise storage.StorageError(f"{path} should be named {path.name}.npz: its pictures go to {path.name}/")
     trained_on = {str(network.about.get("dataset", "mnist")) for network in networks.values()}
     wanted = arguments.dataset or choose(trained_on)
     images, labels, dataset = data.load(wanted, "test", cli.folder(arguments.data_dir), cli.note, cli.bar)
@@ -55,16 +56,6 @@ def parser() -> cli.Parser:
     result.add_argument("--dataset", help="auto, mnist, synthetic, or a path (what the model was trained on)")
     result.add_argument("--data-dir", help="folder with MNIST's files ($MNIST_DIR, else data/raw)")
     return result
-
-
-def load(path: Path) -> Network:
-    """A model for pictures of digits."""
-    network = Network.load(path)
-    if network.classes != 10 or math.prod(network.input_shape) != 784:
-        raise storage.StorageError(f"{path} is a model, but not one that tells ten digits on 28 x 28 pixels apart")
-    if path.suffix != ".npz":
-        raise storage.StorageError(f"{path} should be named {path.name}.npz: its pictures go to the folder {path.name}")
-    return network
 
 
 def choose(trained_on: set[str]) -> str:

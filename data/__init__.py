@@ -39,8 +39,8 @@ def load(
     if dataset == "synthetic":
         return *synthetic.load(part, folder, progress), "synthetic"
     path = Path(dataset).resolve()
-    name = path.name if path.is_dir() else path.stem
-    return *formats.read(Path(dataset), part), f"{name}-files" if name.lower() in NAMES else name
+    name = path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+    return *formats.read(Path(dataset), part, progress), f"{name}-files" if name.lower() in NAMES else name
 
 
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:

@@ -17,7 +17,8 @@ MAY_IMPORT = {  # of our own modules
     "recipe": {"architecture", "data.augment", "layers", "network"},
     "data": {"data", "data.formats"},
     "data.augment": set(),
-    "data.formats": set(),
+    "data.formats": {"data"},
+    "data.picture": set(),
     "data.mnist": {"data", "data.formats", "storage"},
     "data.synthetic": {"storage"},
     "search": {"search.methods", "search.plan", "search.trial"},
@@ -27,12 +28,15 @@ MAY_IMPORT = {  # of our own modules
     "search.workers": set(),
     "cli": {"data", "network", "recipe", "storage"},
     "training": {"cli", "network", "plots", "recipe", "storage"},
+    "drawing": {"data", "plots", "storage"},
     "data.__main__": {"cli", "data"},
+    "data.convert": {"cli", "data", "storage"},
     "train": {"cli", "data", "network", "recipe", "training"},
     "hp_search": {"cli", "data", "network", "plots", "recipe", "search", "storage", "training"},
-    "test": {"cli", "data", "network", "plots", "storage"},
+    "test": {"cli", "data", "plots", "storage"},
+    "predict": {"cli", "data", "drawing", "network", "plots", "storage"},
 }
-COMMANDS = {"train", "test", "hp_search", "data.__main__"}
+COMMANDS = {"train", "test", "hp_search", "predict", "data.__main__", "data.convert"}
 FOREIGN = {
     "layers": {"numpy"},
     "network": {"numpy"},
