@@ -35,6 +35,7 @@ class Pad:
         )
         for ax, title in (self.sheet, "draw a digit here"), (self.small, "as the network sees it"):
             ax.set(xticks=[], yticks=[], title=title)
+            ax.spines[:].set_visible(True)
         self.buttons = {}
         for column, (name, action) in enumerate({"clear": self.clear, "save": self.save}.items()):
             self.buttons[name] = Button(figure.add_subplot(grid[1, column]), name)
@@ -104,10 +105,9 @@ class Pad:
         self.sheet_image.set_data(self.paper)
         self.small_image.set_data(self.seen)
         self.answer.clear()
-        if self.probabilities is not None:
-            plots.bars(self.answer, self.probabilities)
-        else:
-            self.answer.set_axis_off()
+        plots.bars(self.answer, np.zeros(10) if self.probabilities is None else self.probabilities)
+        if self.probabilities is None:
+            self.answer.set_title("")
         self.figure.canvas.draw_idle()
 
     def _say(self, text: str) -> None:
@@ -121,9 +121,12 @@ def window(predict: Callable[[np.ndarray], np.ndarray]) -> None:
     """Open the window, and come back when it is closed. DataError where there is no display."""
     from matplotlib import pyplot
 
-    figure = pyplot.figure("draw a digit", figsize=(10, 4.6), layout="constrained")
+    pyplot.rcParams.update({"toolbar": "None", **plots.STYLE})
+    figure = pyplot.figure("draw a digit", figsize=(10, 4.4), layout="constrained")
     if figure.canvas.required_interactive_framework is None:  # matplotlib found nothing that opens windows
         raise DataError("--draw needs a display, and Tk or Qt for Python (on Debian: apt install python3-tk)")
     pad = Pad(figure, predict, Path.cwd())
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # everything has its place now
     pyplot.show()
     del pad  # which had to live until here: the figure holds no strong references to what it calls

@@ -29,6 +29,7 @@ FAINTEST = 0.08  # share of the light that ink takes away at least; less is the 
 DIM = 64  # grey value of paper in so little light that darker is not told from black
 SPECK = 0.03  # share of the ink in a piece that is no part of the digit
 MIDDLE = 14  # of 28 pixels, counted from 0: where MNIST's centres of mass are, give or take half a pixel
+BRIGHT = 200  # grey value that the strokes reach (in all of MNIST's images it is 254 or 255)
 FINE = 8  # the mask has so many pixels for one of the 20 x 20
 STROKE = (2.1, 2.9)  # pixels of 20: how thick the strokes of the middle half of MNIST's digits are
 
@@ -58,7 +59,7 @@ def prepare(grey: np.ndarray) -> np.ndarray:
 
 def read(path: Path) -> np.ndarray:
     """The grey values of a picture file, uint8 (height, width), the right way up. PictureError if it is none."""
-    return _opened(path, _grey)
+    return _opened(path, greys)
 
 
 def thumbnail(path: Path, side: int = 160) -> np.ndarray:
@@ -66,14 +67,14 @@ def thumbnail(path: Path, side: int = 160) -> np.ndarray:
 
     def shrink(image: Image) -> np.ndarray:
         image.thumbnail((side, side))
-        return np.asarray(_on_paper(image).convert("RGB"))
+        return np.asarray(_on_paper(_upright(image)).convert("RGB"))
 
     return _opened(path, shrink)
 
 
 def _opened(path: Path, use: Callable[[Image], np.ndarray]) -> np.ndarray:
     """What `use` makes of the picture in a file. PictureError, whatever is wrong with it."""
-    from PIL import Image, ImageOps  # late: most commands never need it
+    from PIL import Image  # late: most commands never need it
 
     try:
         if path.is_dir():
@@ -90,7 +91,7 @@ def _opened(path: Path, use: Callable[[Image], np.ndarray]) -> np.ndarray:
                 if image.width * image.height > LARGEST:
                     raise PictureError(f"is too large ({image.width:,} x {image.height:,} pixels)")
                 image.draft(None, (2 * SIDE, 2 * SIDE))  # a large JPEG need not be read in full
-                return use(ImageOps.exif_transpose(image))
+                return use(image)
     except PictureError:
         raise
     except PermissionError:
@@ -103,13 +104,21 @@ def _opened(path: Path, use: Callable[[Image], np.ndarray]) -> np.ndarray:
         raise PictureError(f"is damaged ({str(error) or type(error).__name__})") from None
 
 
-def _grey(image: Image) -> np.ndarray:
-    """The grey values of a Pillow image."""
+def greys(image: Image) -> np.ndarray:
+    """The grey values of a Pillow image, uint8 (height, width), the right way up."""
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more
         values = np.asarray(image, np.float64)
         return np.clip(values / (257 if values.max() > 255 else 1), 0, 255).astype(np.uint8)
     image = _on_paper(image)
     return np.asarray(image if image.mode == "L" else image.convert("RGB").convert("L"))
+
+
+def _upright(image: Image) -> Image:
+    """A Pillow image turned as the camera says it should be."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
 
 
 def _on_paper(image: Image) -> Image:
@@ -128,8 +137,8 @@ def _on_paper(image: Image) -> Image:
 
 
 def is_prepared(grey: np.ndarray) -> bool:
-    """Whether a picture is in MNIST's form: 28 x 28, on black, its centre of mass in the middle."""
-    if grey.shape != (28, 28) or np.median(_border(grey)) > 0 or not grey.any():
+    """Whether a picture is in MNIST's form: 28 x 28, bright on black, its centre of mass in the middle."""
+    if grey.shape != (28, 28) or np.median(_border(grey)) > 0 or grey.max() < BRIGHT:
         return False
     return max(abs(place - MIDDLE) for place in centre_of_mass(grey)) <= 1.5
 

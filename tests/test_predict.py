@@ -221,7 +221,11 @@ def test_clear_and_save(pad, tmp_path):
     assert saved == ["digit-1.png", "digit-2.png"] and "digit-2.png" in pad.message.texts[0].get_text()
     assert (picture.read(tmp_path / "digit-1.png") == paper).all()
     click(pad, "clear")
-    assert (pad.paper == 255).all() and pad.probabilities is None and not pad.answer.patches
+    assert (
+        (pad.paper == 255).all()
+        and pad.probabilities is None
+        and not any(bar.get_height() for bar in pad.answer.patches)
+    )
     pad.folder = tmp_path / "digit-1.png"  # no folder at all
     click(pad, "save")
     assert "not saved" in pad.message.texts[0].get_text()

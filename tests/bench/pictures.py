@@ -1,0 +1,146 @@
+"""How well do the models read people's pictures? MNIST's digits, drawn anew as such pictures, all the way from a file.
+
+    python tests/bench/pictures.py [--count N] [--part train] MODEL...
+
+Prints a table of accuracies, one row for each kind of picture, and what a threshold on the probability tells: the
+share of answers below it, and how many of the answers on either side are right. With --part train it takes the digits
+kept aside for validation (the last 10,000), which is what the threshold in predict.py was chosen on, with models that
+have not seen them.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+from PIL import Image, ImageFilter  # noqa: E402
+
+from data import mnist, picture  # noqa: E402
+from network import Network  # noqa: E402
+
+Draw = Callable[[np.ndarray, np.random.Generator], Image.Image]
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+def large(digit: np.ndarray, size: int = 280, shift: tuple[float, float] = (0, 0), angle: float = 0) -> Image.Image:
+    """White ink on black, the digit's 28 x 28 over two thirds of the picture's side."""
+    side = 2 * size // 3
+    image = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
+    if angle:
+        image = image.rotate(angle, Image.Resampling.BICUBIC)
+    result = Image.new("L", (size, size))
+    margin = (size - side) / 2
+    result.paste(image, tuple(round(margin * (1 + s)) for s in shift))
+    return result
+
+
+def inverted(image: Image.Image) -> Image.Image:
+    """Black ink on white."""
+    return Image.fromarray(255 - np.asarray(image))
+
+
+def photo(digit: np.ndarray, rng: np.random.Generator, uneven: bool = False) -> Image.Image:
+    """Dark ink of some colour on paper of some colour, with the noise of a camera; `uneven`: and in slanting light."""
+    ink = np.asarray(large(digit))[..., None] / 255
+    colours = ink * rng.uniform(0, 90, 3) + (1 - ink) * [*rng.uniform(150, 250, 2), rng.uniform(90, 220)]
+    if uneven:
+        y, x = np.mgrid[-0.5:0.5:280j, -0.5:0.5:280j]
+        angle, corner = rng.uniform(0, 2 * np.pi), rng.uniform(-0.5, 0.5, 2)
+        light = 0.8 + 0.6 * (np.cos(angle) * x + np.sin(angle) * y) - 0.4 * np.hypot(x - corner[0], y - corner[1])
+        colours *= light[..., None]
+    colours += rng.normal(0, 3, colours.shape)
+    return Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))
+
+
+def transparent(digit: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """Ink of some dark colour on nothing."""
+    result = Image.new("RGBA", (280, 280), (*rng.integers(0, 120, 3).tolist(), 0))
+    result.putalpha(large(digit))
+    return result
+
+
+def stroke(pixels: int) -> Draw:
+    """Strokes thicker by so many pixels of 187 either way, or thinner."""
+    kind = ImageFilter.MaxFilter if pixels > 0 else ImageFilter.MinFilter
+    return lambda digit, rng: inverted(large(digit).filter(kind(2 * abs(pixels) + 1)))
+
+
+KINDS: dict[str, Draw] = {
+    "as it is": lambda digit, rng: Image.fromarray(digit),
+    "28 x 28, black on white": lambda digit, rng: inverted(Image.fromarray(digit)),
+    "280 x 280, white on black": lambda digit, rng: large(digit),
+    "40 x 40": lambda digit, rng: inverted(large(digit, 40)),
+    "280 x 280": lambda digit, rng: inverted(large(digit)),
+    "2000 x 2000": lambda digit, rng: inverted(large(digit, 2000)),
+    "off the centre": lambda digit, rng: inverted(large(digit, shift=rng.uniform(-1, 1, 2))),
+    "transparent": transparent,
+    "turned by EXIF": lambda digit, rng: inverted(large(digit)).transpose(Image.Transpose.ROTATE_90),
+    "coloured paper": photo,
+    "uneven light": lambda digit, rng: photo(digit, rng, uneven=True),
+    "JPEG of quality 60": photo,
+    "rotated by +-10 degrees": lambda digit, rng: inverted(large(digit, angle=rng.choice([-10, 10]))),
+    "thin strokes": stroke(-3),
+    "thick strokes": stroke(5),
+}
+
+
+def looked_at(kind: str, digit: np.ndarray, seed: int) -> np.ndarray:
+    """What the pipeline makes of one digit drawn as that kind of picture; nothing if it finds none."""
+    image, options = KINDS[kind](digit, np.random.default_rng([seed, *kind.encode()])), {}
+    if "EXIF" in kind:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    file = io.BytesIO()
+    jpeg = "JPEG" in kind or "EXIF" in kind
+    image.save(file, "JPEG" if jpeg else "PNG", **({"quality": 60} if jpeg else {"compress_level": 1}), **options)
+    try:
+        with Image.open(file) as opened:
+            return picture.prepare(picture.greys(opened))
+    except picture.PictureError:
+        return np.zeros((28, 28), np.uint8)
+
+
+def work(task: tuple[str, np.ndarray, int]) -> np.ndarray:
+    """A few hundred digits."""
+    kind, digits, first = task
+    return np.stack([looked_at(kind, digit, first + i) for i, digit in enumerate(digits)])
+
+
+def main() -> None:
+    """Draw, look, and print the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--part", choices=["train", "test"], default="test")
+    arguments = parser.parse_args()
+    networks = [Network.load(path) for path in arguments.models]
+    images, labels = mnist.load(arguments.part)
+    images, labels = images[-10_000:][: arguments.count], labels[-10_000:][: arguments.count]
+    print(f"{'':26}" + "".join(f"{path.stem:>12}" for path in arguments.models))
+    sure, right = ([[] for _ in networks] for _ in range(2))
+    with ProcessPoolExecutor() as workers:
+        for kind in KINDS:
+            tasks = [(kind, images[i : i + 250], i) for i in range(0, len(images), 250)]
+            seen = np.concatenate(list(workers.map(work, tasks)))
+            for i, network in enumerate(networks):
+                probabilities = network.predict_proba(seen)
+                sure[i].append(probabilities.max(axis=1))
+                right[i].append(probabilities.argmax(axis=1) == labels)
+            print(f"{kind:26}" + "".join(f"{100 * r[-1].mean():11.2f}%" for r in right), flush=True)
+    for path, s, r in zip(arguments.models, map(np.concatenate, sure), map(np.concatenate, right), strict=True):
+        print(f"\n{path.stem}: threshold  below it  of those right  of the others right")
+        for threshold in THRESHOLDS:
+            low = s < threshold
+            print(f"{threshold:{len(path.stem) + 11}.2f}{low.mean():10.4f}{r[low].mean():16.4f}{r[~low].mean():21.4f}")
+
+
+if __name__ == "__main__":
+    main()
