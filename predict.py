@@ -103,8 +103,8 @@ def find(path: Path) -> Iterator[Path]:
 
 def look(network: Network, file: Path, labels: bool) -> dict:
     """What there is to say of one picture. PictureError."""
-    real = {"real": label(file)} if labels else {}
     image = picture.digit(file)
+    real = {"real": label(file)} if labels else {}
     probabilities = network.predict_proba(image[None])[0]
     second, first = np.argsort(probabilities, kind="stable")[-2:].tolist()
     return {

@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         cli.note(
             f"WARNING: trained on {', '.join(sorted(trained_on))}, but tested on {dataset}: not a figure for either"
         )
+    if data.fingerprint(images, labels) in {network.about.get("data") for network in networks.values()}:
+        cli.note("WARNING: these are the very images it was trained on: this is no test")
     predicted = {path: network.predict(images) for path, network in networks.items()}
     for path, network in networks.items():
         report(path, network.evaluate(images, labels), labels, predicted[path])
