@@ -42,7 +42,8 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
             try:
                 return main(argv) or 0
             finally:
-                sys.stdout.flush()
+                if sys.stdout:  # there may be none
+                    sys.stdout.flush()
         except KeyboardInterrupt:
             return fail("stopped", 130)
         except RecipeError as error:
@@ -71,7 +72,12 @@ def fail(message: str, code: int) -> int:
 
 def note(line: str) -> None:
     """A line for the reader on stderr, above any progress bar."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """The text with what would not stay on its line, such as a line break in a file's name, written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def bar(items: Iterable, text: str = "training") -> Iterable:

@@ -119,12 +119,17 @@ class Pad:
 
 def window(predict: Callable[[np.ndarray], np.ndarray]) -> None:
     """Open the window, and come back when it is closed. DataError where there is no display."""
-    from matplotlib import pyplot
+    try:
+        from matplotlib import pyplot
 
-    pyplot.rcParams.update({"toolbar": "None", **plots.STYLE})
-    figure = pyplot.figure("draw a digit", figsize=(10, 4.4), layout="constrained")
-    if figure.canvas.required_interactive_framework is None:  # matplotlib found nothing that opens windows
+        pyplot.rcParams.update({"toolbar": "None", **plots.STYLE})
+        figure = pyplot.figure("draw a digit", figsize=(10, 4.4), layout="constrained")
+        shows = figure.canvas.required_interactive_framework is not None
+    except (ImportError, ValueError):  # a backend that is not there
+        shows = False
+    if not shows:
         raise DataError("--draw needs a display, and Tk or Qt for Python (on Debian: apt install python3-tk)")
+    figure.canvas.mpl_disconnect(figure.canvas.manager.key_press_handler_id)  # keys that change axes, l and k
     pad = Pad(figure, predict, Path.cwd())
     figure.canvas.draw()
     figure.set_layout_engine("none")  # everything has its place now

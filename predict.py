@@ -10,6 +10,7 @@ Any size, colour, light and polarity will do, one digit a picture. --show FILE.p
 the first letter of the file's name, and the answers are scored.
 """
 
+import argparse
 import contextlib
 import csv
 import io
@@ -23,12 +24,13 @@ import numpy as np
 
 import cli
 import storage
-from data import DataError, picture
+from data import picture
 from network import Network
 
 DEFAULT = Path(__file__).parent / "models" / "best.npz"
 UNSURE = 0.9  # probability below which an answer is called unsure
 SHOWN = 24  # pictures that --show draws
+DIGITS = list("0123456789")
 WIDEST = 60  # letters of a file's name in the table
 
 
@@ -44,13 +46,17 @@ def main(argv: list[str] | None = None) -> int:
 
         drawing.window(lambda image: network.predict_proba(image[None])[0])
         return 0
-    files = list(dict.fromkeys(file for path in arguments.paths for file in find(path)))
-    wide = min(max(len(str(file)) for file in files), WIDEST)
+    check_targets(arguments)
+    files = dict(item for path in arguments.paths for item in find(path))
+    files.pop(arguments.show, None)  # what an earlier run has drawn
+    wide = min(max((len(cli.printable(str(file))) for file in files), default=0), WIDEST)
     if not arguments.json:
         print(f"{'picture':{wide}}  digit  probability  runner-up  probability")
     results, failures = [], 0
-    for file in cli.bar(files, "looking at pictures"):
+    for file, trouble in cli.bar(files.items(), "looking at pictures"):
         try:
+            if trouble:
+                raise picture.PictureError(trouble)
             result = look(network, file, arguments.labels)
         except picture.PictureError as error:
             failures += 1
@@ -84,21 +90,44 @@ def parser() -> cli.Parser:
     return result
 
 
-def find(path: Path) -> Iterator[Path]:
-    """The pictures at a path: itself, or all in a folder and the folders in it, by their names' endings."""
-    if not path.is_dir():
-        yield path
+def check_targets(arguments: argparse.Namespace) -> None:
+    """Nothing of the user's shall be written over: a shell may turn `--show *.png` into the name of a photo."""
+    for path, suffix in (arguments.csv, ".csv"), (arguments.show, ".png"):
+        if path and path.suffix.lower() != suffix:
+            parser().error(f"{path} should end in {suffix}")
+    if arguments.show and arguments.show.exists() and not plots_made(arguments.show):
+        parser().error(f"{arguments.show} is there already, and is no picture of --show: choose another name")
+
+
+def plots_made(path: Path) -> bool:
+    """Whether a picture was drawn by matplotlib, as it says in the file."""
+    return b"Matplotlib" in path.read_bytes()[:1000] if path.is_file() else False
+
+
+def find(path: Path) -> Iterator[tuple[Path, str]]:
+    """The pictures at a path, and what is wrong with those that cannot even be looked at ("" for nothing).
+
+    A path that is no folder is one; in a folder, and the folders in it, it is what is called like one.
+    """
+    try:
+        if not path.is_dir():
+            yield path, ""
+            return
+    except OSError as error:
+        yield path, f"cannot be opened: {error.strerror}"
         return
-    found = False
-    for folder, inside, names in os.walk(path, onerror=lambda error: cli.note(f"{error.filename}: {error.strerror}")):
+    troubles, found = [], False
+    for folder, inside, names in os.walk(path, onerror=troubles.append):
         inside.sort()
         # a folder that is called like a picture is not passed over in silence
         for name in sorted([*names, *inside]):
             if Path(name).suffix.lower() in picture.SUFFIXES and not name.startswith("."):
                 found = True
-                yield Path(folder, name)
-    if not found:
-        raise DataError(f"no pictures in {path}: their names should end in {', '.join(picture.SUFFIXES)}")
+                yield Path(folder, name), ""
+    for error in troubles:
+        yield Path(error.filename), f"cannot be opened: {error.strerror}"
+    if not found and not troubles:
+        yield path, f"has no pictures in it: their names should end in {', '.join(picture.SUFFIXES)}"
 
 
 def look(network: Network, file: Path, labels: bool) -> dict:
@@ -120,16 +149,16 @@ def look(network: Network, file: Path, labels: bool) -> dict:
 
 
 def label(file: Path) -> int:
-    """The real digit, as the folder or the file's name tells it."""
-    for text in file.parent.name, file.name[:1]:
-        if len(text) == 1 and text in "0123456789":
+    """The real digit, as the nearest folder that is named so or else the file's name tells it."""
+    for text in *reversed(file.parent.parts), file.name[:1]:
+        if text in DIGITS:
             return int(text)
     raise picture.PictureError("has no label: put it into a folder 0 to 9, or let its name start with the digit")
 
 
 def line(result: dict, wide: int) -> str:
     """A row of the table."""
-    name = result["file"]
+    name = cli.printable(result["file"])
     if len(name) > wide:
         name = f"...{name[3 - wide :]}"
     remarks = "unsure" if result["unsure"] else ""
@@ -170,13 +199,13 @@ def draw(results: list[dict], path: Path) -> None:
     """Each picture, the 28 x 28 the network saw of it, and the probabilities."""
     import plots  # late, because matplotlib takes its time
 
-    shown = [result for result in results if "error" not in result][:SHOWN]
     looks = []
-    with contextlib.suppress(picture.PictureError):  # a picture that has gone meanwhile is left out
-        for result in shown:
-            file = Path(result["file"])
+    for result in [result for result in results if "error" not in result][:SHOWN]:
+        file = Path(result["file"])
+        with contextlib.suppress(picture.PictureError):  # it has gone meanwhile
             looks.append((file.name, picture.thumbnail(file), picture.digit(file), result["probabilities"]))
-    plots.save(plots.predictions(looks), path)
+    if looks:
+        plots.save(plots.predictions(looks), path)
 
 
 if __name__ == "__main__":

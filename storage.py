@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import io
@@ -30,8 +31,13 @@ class StorageError(ValueError):
 
 @contextlib.contextmanager
 def replace(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new binary file that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    path = Path(path)
+    """Open a new binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    What is no file, such as a folder or /dev/null, is not replaced: OSError.
+    """
+    path = Path(path).resolve()  # a link goes on being one
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "is there and is no file: choose another name", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -41,9 +47,11 @@ def replace(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes it private; give it the usual mode
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename == temporary:
+            error.filename = str(path)
         raise
     with contextlib.suppress(OSError, AttributeError):  # make the new name durable, where the system can
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

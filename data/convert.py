@@ -8,6 +8,7 @@ SOURCE is what --dataset takes: mnist, synthetic, or the path of files in any of
 way, except with jpg, whose compression changes the grey values a little.
 """
 
+import argparse
 import shutil
 import sys
 from functools import partial
@@ -16,7 +17,7 @@ from pathlib import Path
 import cli
 import data
 import storage
-from data import formats
+from data import formats, triple
 
 FORMS = ("idx", "csv", "png", "jpg")  # in a folder
 FILES = {".npz": "npz", ".pkl.gz": "pickle", ".csv": "csv"}
@@ -27,11 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     """Read what there is, write it, say what was written."""
     arguments = parser().parse_args(argv)
     target, form = arguments.target, arguments.form
-    ending = next((ending for ending in FILES if target.name.endswith(ending)), None)
-    if form and ending:
-        parser().error(f"--as is for folders; {target.name} will be {FILES[ending]} by its name")
-    if target.exists() and (not target.is_file() or not ending):
-        raise data.DataError(f"{target} is there already: remove it, or choose another name")
+    ending = check_target(arguments)
     parts = read(arguments)
     if ending == ".csv":
         if len(parts) > 1:
@@ -39,9 +36,15 @@ def main(argv: list[str] | None = None) -> int:
         (pair,) = parts.values()
         with storage.replace(target) as file:
             formats.write_csv(file, *pair, cli.bar)
-    elif ending:
+    elif ending == ".pkl.gz":
+        if "train" not in parts:
+            raise data.DataError("a pickled triple needs training images: leave out --part, or write another form")
+        images, labels = parts["train"]
         with storage.replace(target) as file:
-            {".npz": formats.write_npz, ".pkl.gz": formats.write_pickle}[ending](file, parts)
+            triple.write(file, parts["train"], parts.get("test", (images[:0], labels[:0])))
+    elif ending == ".npz":
+        with storage.replace(target) as file:
+            formats.write_npz(file, parts)
     else:
         fill(target, form or "idx", parts)
     counts = " and ".join(f"{len(labels):,} {part}" for part, (_, labels) in parts.items())
@@ -60,13 +63,32 @@ def parser() -> cli.Parser:
     return result
 
 
-def read(arguments) -> formats.Parts:
+def check_target(arguments: argparse.Namespace) -> str:
+    """The ending that tells the form of the target file, "" for a folder. Nothing that is there is written over."""
+    target = arguments.target
+    ending = next((ending for ending in FILES if target.name.endswith(ending)), "")
+    if not ending and any(target.name.lower().endswith(other) for other in (*formats.ENDINGS, ".gz")):
+        parser().error(f"{target} should end in {', '.join(FILES)}, or name a folder")
+    if ending and arguments.form:
+        parser().error(f"--as is for folders; {target.name} will be {FILES[ending]} by its name")
+    if target.exists() or target.is_symlink():
+        raise data.DataError(f"{target} is there already: remove it, or choose another name")
+    if target.resolve().is_relative_to(Path(arguments.source).resolve()):
+        raise data.DataError(f"{target} is inside of {arguments.source}: choose a place elsewhere")
+    return ending
+
+
+def read(arguments: argparse.Namespace) -> formats.Parts:
     """All parts of the source, or the one asked for. What has no parts counts as training images."""
-    load = partial(data.load, arguments.source, folder=cli.folder(arguments.data_dir), note=cli.note, progress=cli.bar)
+    source = arguments.source
+    load = partial(data.load, source, folder=cli.folder(arguments.data_dir), note=cli.note, progress=cli.bar)
     names = [arguments.part] if arguments.part else ["train", "test"]
-    if not arguments.part and Path(arguments.source).exists() and not formats.has_parts(Path(arguments.source)):
+    if not arguments.part and source not in data.NAMES and not formats.has_parts(Path(source)):
         names = ["train"]
-    return {part: load(part)[:2] for part in names}
+    try:
+        return {part: load(part)[:2] for part in names}
+    except data.DataError as error:
+        raise data.DataError(f"{error}" + "; --part train converts training images alone" * (len(names) > 1)) from None
 
 
 def fill(target: Path, form: str, parts: formats.Parts) -> None:

@@ -4,18 +4,19 @@ import gzip
 import io
 import itertools
 import math
-import pickle
+import os
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
-from data import picture
+from data import picture, triple
 
 LARGEST = 2**30  # bytes of a file when unzipped
 CSV_ROWS = 2000  # read at a time
+CSV_LINE = 20_000  # letters of a line at most
 ENDINGS = (".npz", ".pkl.gz", ".pkl", ".csv", ".csv.gz")
 MAGIC = {1: "labels", 3: "images"}  # dimensions of an IDX array of unsigned bytes, and what it holds
 
@@ -23,17 +24,19 @@ Progress = Callable[[Iterable, str], Iterable]  # wraps a long loop, with a word
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]  # "train" and "test": images and labels
 
 
+class DataError(ValueError):
+    """Data that cannot be had or cannot be used; the message names the file and the cure."""
+
+
 def quiet(items: Iterable, text: str) -> Iterable:
     """No progress bar."""
     return items
 
 
-class DataError(ValueError):
-    """Data that cannot be had or cannot be used; the message names the file and the cure."""
-
-
 def read_bytes(path: Path) -> bytes:
     """The content of a file, unzipped if it is gzip, whatever its name says."""
+    if path.stat().st_size > LARGEST:
+        raise DataError(f"{path} holds more than {LARGEST >> 20} MiB: that is no set of digits")
     return unzip(path.read_bytes(), str(path))
 
 
@@ -119,8 +122,11 @@ def _read_folder(path: Path, part: str, progress: Progress) -> tuple[np.ndarray,
     if all(idx):
         labels, images = (parse_idx(read_bytes(file), str(file)) for file in idx)
         return images, labels
-    for file in [*path.glob(f"*{part}.csv"), *path.glob(f"*{part}.csv.gz")]:
-        return read_csv(file, progress)
+    files = [*path.glob(f"*{part}.csv"), *path.glob(f"*{part}.csv.gz")]
+    if len(files) > 1:
+        raise DataError(f"{path} has several files of {part} digits, {files[0].name} and {files[1].name}: name the one")
+    if files:
+        return read_csv(files[0], progress)
     for folder in path / part, path:
         if _classes(folder):
             return read_classes(folder, progress)
@@ -135,6 +141,8 @@ def read_npz(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     names = f"x_{part}", f"y_{part}"
     try:
         with np.load(path, allow_pickle=False) as archive:
+            if sum(member.file_size for member in archive.zip.infolist()) > LARGEST:
+                raise ValueError("too large")
             if not set(names) <= set(archive.files):
                 raise DataError(f"{path} has no {' and '.join(names)}: name its arrays so")
             arrays = tuple(archive[name] for name in names)
@@ -148,70 +156,55 @@ def read_npz(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_pickle(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """From a pickled triple ((images, labels) to train, to validate, to test); validation images count as training.
-
-    The images are rows of 784 numbers, grey / 256 as in mnist.pkl.gz, grey / 255, or bytes.
-    """
+    """From the pickled triple."""
     try:
-        content = read_bytes(path)
-        triple = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
-        pairs = triple[:-1] if part == "train" else triple[-1:]
-        images = np.concatenate([_greys(np.asarray(images)) for images, _ in pairs])
-        labels = np.concatenate([np.asarray(labels) for _, labels in pairs])
+        return triple.read(read_bytes(path), part)
     except DataError:
         raise
     except (Exception, MemoryError) as error:  # a damaged pickle raises a dozen kinds; to the user they are one
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} is damaged or no pickled triple of digits ({reason})") from None
-    return images, labels
-
-
-def _greys(images: np.ndarray) -> np.ndarray:
-    """Floating-point greys as bytes: those that are 256ths as in mnist.pkl.gz, 255ths, or 0 to 255."""
-    if images.dtype.kind != "f" or not images.size:
-        return images.astype(np.uint8) if not images.size else images
-    if not (images.min() >= 0 and images.max() <= 255):  # nor if one is not a number
-        raise ValueError("grey values out of range")
-    sample = images[:1000] * 256
-    scale = 1 if images.max() > 1 else 256 if np.array_equal(sample, np.rint(sample)) else 255
-    return np.rint(images * scale).astype(np.uint8)
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that builds NumPy arrays and calls nothing else, because a pickle can ask for any function."""
-
-    MODULES = ("numpy", *(f"numpy.{core}.{part}" for core in ("core", "_core") for part in ("multiarray", "numeric")))
-    NAMES = ("ndarray", "dtype", "_reconstruct", "scalar", "_frombuffer")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module in self.MODULES and name in self.NAMES) or (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise DataError(f"the pickle asks for {module}.{name}, which arrays do not need: not opened, it could do harm")
 
 
 def read_csv(path: Path, progress: Progress = quiet) -> tuple[np.ndarray, np.ndarray]:
-    """From rows of label,784 grey values, with or without a line of names above; gzipped or not."""
-    images, labels, row = [], [], 0
-    zipped = path.read_bytes()[:2] == b"\x1f\x8b" if path.stat().st_size < LARGEST else False
+    """From rows of label,784 grey values, with or without a line of names above; gzipped or not.
+
+    If the names say so, the label may come last.
+    """
+    images, labels, row, last = [], [], 0, False
     try:
-        with gzip.open(path, "rt") if zipped else path.open() as file:
-            names = next(file, "")
-            first = [] if any(letter.isalpha() for letter in names) else [names]
-            lines = (line for line in itertools.chain(first, file) if line.strip())
+        with path.open("rb") as file:
+            opened = gzip.open if file.read(2) == b"\x1f\x8b" else open
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            lines = filter(str.strip, iter(lambda: _line(file), ""))
+            first = next(lines, "")
+            if first.strip("\"' ")[:1].isalpha():  # names
+                last = first.rstrip().rpartition(",")[2].strip("\"' ").lower() in ("label", "class", "y")
+            elif first:
+                lines = itertools.chain([first], lines)
             for chunk in progress(iter(lambda: list(itertools.islice(lines, CSV_ROWS)), []), f"reading {path.name}"):
-                rows = np.loadtxt(chunk, np.int16, delimiter=",", ndmin=2)
-                if rows.shape[1] != 785 or rows.min() < 0 or rows.max() > 255:
-                    raise ValueError("its rows are not a label and 784 numbers from 0 to 255")
+                rows = np.loadtxt(chunk, np.float32, delimiter=",", ndmin=2, comments=None, quotechar='"')
+                if rows.shape[1] != 785 or not ((rows >= 0) & (rows <= 255) & (rows == np.rint(rows))).all():
+                    raise ValueError("its rows are not a label and 784 whole numbers from 0 to 255")
+                rows = np.roll(rows, 1, axis=1) if last else rows
                 labels.append(rows[:, 0].astype(np.int64))
                 images.append(rows[:, 1:].astype(np.uint8))
                 row += len(rows)
                 if row * 785 > LARGEST:
                     raise ValueError("too many rows")
-    except (ValueError, OverflowError, EOFError, zlib.error, OSError) as error:
+    except (ValueError, EOFError, zlib.error, OSError) as error:
         raise DataError(f"{path}: cannot be read after row {row:,} ({error})") from None
     if not row:
         raise DataError(f"{path} is empty")
     return np.concatenate(images), np.concatenate(labels)
+
+
+def _line(file: IO[str]) -> str:
+    """The next line of a file. ValueError if it is far longer than 785 numbers."""
+    line = file.readline(CSV_LINE)
+    if len(line) == CSV_LINE:
+        raise ValueError("its lines are too long")
+    return line
 
 
 def _classes(folder: Path) -> list[Path]:
@@ -220,8 +213,14 @@ def _classes(folder: Path) -> list[Path]:
 
 
 def read_classes(folder: Path, progress: Progress = quiet) -> tuple[np.ndarray, np.ndarray]:
-    """From pictures in folders 0 to 9, in the order of the files' names. 28 x 28 greys are taken as they are."""
-    files = [file for place in _classes(folder) for file in place.rglob("*") if file.suffix.lower() in picture.SUFFIXES]
+    """From pictures in folders 0 to 9, in the order of the files' names. 28 x 28 greys on black stay as they are."""
+
+    def complain(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be opened: {error.strerror}")
+
+    walks = (os.walk(place, onerror=complain) for place in _classes(folder))
+    files = [Path(inside, name) for walk in walks for inside, _, names in walk for name in names]
+    files = [file for file in files if file.suffix.lower() in picture.SUFFIXES and not file.name.startswith(".")]
     files.sort(key=lambda file: (len(file.stem), file.stem, str(file)))  # 2.png before 10.png
     if not files:
         raise DataError(f"no pictures in {folder}")
@@ -229,7 +228,7 @@ def read_classes(folder: Path, progress: Progress = quiet) -> tuple[np.ndarray, 
     for i, file in enumerate(progress(files, f"reading {folder.name}")):
         try:
             grey = picture.read(file)
-            images[i] = grey if grey.shape == (28, 28) else picture.prepare(grey)
+            images[i] = grey if grey.shape == (28, 28) and picture.on_black(grey) else picture.prepare(grey)
         except picture.PictureError as error:
             raise DataError(f"{file} {error}: remove it or mend it") from None
     return images, np.array([int(file.relative_to(folder).parts[0]) for file in files])
@@ -275,19 +274,6 @@ def write_classes(
     for i, image in enumerate(progress(images, "writing pictures")):
         options = {"quality": 95} if suffix == ".jpg" else {}
         Image.fromarray(image).save(folder / str(labels[i]) / f"{i:0{wide}}{suffix}", **options)
-
-
-def write_pickle(file: IO[bytes], parts: Parts) -> None:
-    """The triple of mnist.pkl.gz: ((images, labels) to train, to validate, to test), images as rows of grey / 256.
-
-    The last sixth of the training images is there to validate (MNIST's last 10,000), as is the custom.
-    """
-    images, labels = parts["train"]
-    cut = len(images) - len(images) // 6
-    thirds = (images[:cut], labels[:cut]), (images[cut:], labels[cut:]), parts.get("test", (images[:0], labels[:0]))
-    triple = tuple((x.reshape(-1, 784) / np.float32(256), y) for x, y in thirds)
-    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6, mtime=0, filename="") as packed:
-        pickle.dump(triple, packed, protocol=2)
 
 
 def write_npz(file: IO[bytes], parts: Parts) -> None:

@@ -8,6 +8,7 @@ fitted into 20 x 20 pixels with its proportions kept, then moved so that its cen
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable
@@ -51,10 +52,9 @@ def prepare(grey: np.ndarray) -> np.ndarray:
     ink = even_light(resize(grey, SIDE / max(grey.shape)))
     level = threshold(ink)
     pieces = components(ink > level)
-    box = bounding_box(keep := main_pieces(pieces))
+    keep = main_pieces(pieces)
     ink[(pieces >= 0) & ~keep] = 0
-    fine = resize(ink[box], 20 * FINE / max(ink[box].shape))
-    return centre(stroke_width(np.pad(fine > level, 2 * FINE)))
+    return centre(stroke_width(fine_mask(ink[bounding_box(keep)], level)))
 
 
 def read(path: Path) -> np.ndarray:
@@ -66,8 +66,9 @@ def thumbnail(path: Path, side: int = 160) -> np.ndarray:
     """A small copy of a picture in its colours, uint8 (height, width, 3), the right way up. PictureError."""
 
     def shrink(image: Image) -> np.ndarray:
+        image = _plain(image).convert("RGB")
         image.thumbnail((side, side))
-        return np.asarray(_on_paper(_upright(image)).convert("RGB"))
+        return np.asarray(image)
 
     return _opened(path, shrink)
 
@@ -88,9 +89,9 @@ def _opened(path: Path, use: Callable[[Image], np.ndarray]) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about damaged metadata, and large sizes
             with Image.open(path, formats=FORMATS) as image:
+                image.draft(None, (2 * SIDE, 2 * SIDE))  # a large JPEG need not be read in full
                 if image.width * image.height > LARGEST:
                     raise PictureError(f"is too large ({image.width:,} x {image.height:,} pixels)")
-                image.draft(None, (2 * SIDE, 2 * SIDE))  # a large JPEG need not be read in full
                 return use(image)
     except PictureError:
         raise
@@ -106,19 +107,26 @@ def _opened(path: Path, use: Callable[[Image], np.ndarray]) -> np.ndarray:
 
 def greys(image: Image) -> np.ndarray:
     """The grey values of a Pillow image, uint8 (height, width), the right way up."""
-    image = _upright(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more
-        values = np.asarray(image, np.float64)
-        return np.clip(values / (257 if values.max() > 255 else 1), 0, 255).astype(np.uint8)
+    image = _plain(image)
+    return np.asarray(image if image.mode == "L" else image.convert("L"))
+
+
+def _plain(image: Image) -> Image:
+    """A Pillow image with bytes of grey or of red, green, blue, the right way up, on paper if parts are transparent."""
+    from PIL import Image, ImageOps
+
+    if min(image.size) > 4 * SIDE and image.mode in ("L", "RGB", "RGBA", "LA", "I", "F", "CMYK"):  # to save memory
+        exif, image = image.getexif(), image.reduce(min(image.size) // (2 * SIDE))
+        image.info["exif"] = exif.tobytes()
+    with contextlib.suppress(Exception):  # the camera's note may be damaged: then the picture is as it is
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # more than 8 bits
+        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+        top = values.max()
+        full = 1 if top <= 1 and image.mode == "F" else max(255, 2 ** math.ceil(math.log2(max(top, 1) + 1)) - 1)
+        return Image.fromarray(np.clip(255 * values / full, 0, 255).astype(np.uint8))
     image = _on_paper(image)
-    return np.asarray(image if image.mode == "L" else image.convert("RGB").convert("L"))
-
-
-def _upright(image: Image) -> Image:
-    """A Pillow image turned as the camera says it should be."""
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image)
+    return image if image.mode == "L" else image.convert("RGB")
 
 
 def _on_paper(image: Image) -> Image:
@@ -138,9 +146,14 @@ def _on_paper(image: Image) -> Image:
 
 def is_prepared(grey: np.ndarray) -> bool:
     """Whether a picture is in MNIST's form: 28 x 28, bright on black, its centre of mass in the middle."""
-    if grey.shape != (28, 28) or np.median(_border(grey)) > 0 or grey.max() < BRIGHT:
+    if grey.shape != (28, 28) or not on_black(grey) or grey.max() < BRIGHT:
         return False
     return max(abs(place - MIDDLE) for place in centre_of_mass(grey)) <= 1.5
+
+
+def on_black(grey: np.ndarray) -> bool:
+    """Whether most of the border is black."""
+    return bool(np.median(_border(grey)) == 0)
 
 
 def _border(picture: np.ndarray, width: int = 1) -> np.ndarray:
@@ -161,19 +174,19 @@ def without_frame(grey: np.ndarray) -> np.ndarray:
     inside = grey[bounding_box(different)]
     high, wide = (pixels // 8 for pixels in inside.shape)
     core = inside[high : inside.shape[0] - high, wide : inside.shape[1] - wide]
-    if np.mean(np.abs(_border(inside, 2).astype(np.int16) - grey[0, 0]) > 16) < 0.75 or np.ptp(core) < 32:
+    if np.mean(np.abs(_border(inside).astype(np.int16) - grey[0, 0]) > 16) < 0.95 or np.ptp(core) < 32:
         return grey
     edge = max(1, min(inside.shape) // 50)  # where frame and photo mix
     return inside[edge:-edge, edge:-edge] if min(inside.shape) > 2 * edge else grey
 
 
 def resize(picture: np.ndarray, factor: float) -> np.ndarray:
-    """A picture scaled by `factor`, float32: means of areas if it shrinks, smoothly interpolated if it grows."""
+    """A picture scaled by `factor`, float32: weighted means if it shrinks, smoothly interpolated if it grows."""
     from PIL import Image
 
     size = [max(1, round(factor * pixels)) for pixels in reversed(picture.shape)]
     image = Image.fromarray(picture.astype(np.float32))
-    return np.asarray(image.resize(size, Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR if factor < 1 else Image.Resampling.BICUBIC))
 
 
 def even_light(grey: np.ndarray) -> np.ndarray:
@@ -272,6 +285,19 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
     """The smallest rectangle around a mask."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def fine_mask(ink: np.ndarray, level: float) -> np.ndarray:
+    """The mask of a digit, 20 * FINE pixels high or wide, with a margin around it.
+
+    Strokes that get thinner than a pixel or so on the way get fainter too, and the level goes with them.
+    """
+    factor = 20 * FINE / max(ink.shape)
+    width = factor * mean_width(np.pad(ink > level, 1))
+    mask = resize(ink, factor) > level * min(1, width / 1.5)
+    if not mask.any():
+        raise PictureError("shows no digit: its strokes are too thin")
+    return np.pad(mask, 2 * FINE)
 
 
 def stroke_width(mask: np.ndarray) -> np.ndarray:

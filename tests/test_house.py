@@ -19,6 +19,7 @@ MAY_IMPORT = {  # of our own modules
     "data.augment": set(),
     "data.formats": {"data"},
     "data.picture": set(),
+    "data.triple": set(),
     "data.mnist": {"data", "data.formats", "storage"},
     "data.synthetic": {"storage"},
     "search": {"search.methods", "search.plan", "search.trial"},

@@ -104,9 +104,10 @@ def test_csv_json_and_show(run, model, pictures, tmp_path):
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 800
     (tmp_path / "mine" / "bad.png").write_text("text")
+    again = run("predict", "mine", "--model", model, "--show", "a.png")[0]  # it may replace its own picture
     code, out, err = run("predict", "mine", "--model", model, "--json")
     answers = json.loads(out)
-    assert code == 1 and len(answers) == 21 and err.count("\n") == 1
+    assert again == 1 and code == 1 and len(answers) == 21 and err.count("\n") == 1
     assert next(answer for answer in answers if "error" in answer)["file"] == "mine/bad.png"
     for answer in answers:
         if "error" not in answer:
@@ -140,13 +141,19 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(run, model, pictures,
         (["a.png", "--draw"], 2, "give pictures or folders, or --draw"),
         (["a.png", "--model", "none.npz"], 1, "no model at none.npz"),
         (["a.png"], 1, "a.png does not exist"),
-        (["here"], 1, "no pictures in here"),
+        (["here"], 1, "here has no pictures in it"),
+        (["a.png", "--csv", "a.txt"], 2, "a.txt should end in .csv"),
+        (["a.png", "--show", "a.jpg"], 2, "a.jpg should end in .png"),
+        (["--show", "mine.png", "a.png"], 2, "mine.png is there already"),
     ],
 )
 def test_mistakes(run, model, tmp_path, arguments, code, says):
     (tmp_path / "here").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / "mine.png")
+    before = (tmp_path / "mine.png").read_bytes()
     got, _, err = run("predict", *arguments, *([] if "--model" in arguments else ["--model", model]))
     assert got == code and says in err and err.count("\n") == 1 and "Traceback" not in err
+    assert (tmp_path / "mine.png").read_bytes() == before
 
 
 def test_the_default_model_is_the_shipped_one_from_anywhere(run, pictures):

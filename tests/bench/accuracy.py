@@ -55,6 +55,9 @@ def seconds(model: Path) -> float:
 
 def main() -> None:
     """Train, test, and put the table into the README."""
+    unknown = {*sys.argv[1:]} - {*RECIPES, *LONG}
+    if unknown:
+        sys.exit(f"no row for {', '.join(sorted(unknown))}: there are {', '.join([*RECIPES, *LONG])}")
     head, *old = rows("accuracy")
     table = {row[0].strip("`"): row for row in old}
     for name in sys.argv[1:] or [*RECIPES, *LONG]:

@@ -93,7 +93,7 @@ KINDS: dict[str, Draw] = {
 
 
 def looked_at(kind: str, digit: np.ndarray, seed: int) -> np.ndarray:
-    """What the pipeline makes of one digit drawn as that kind of picture; nothing if it finds none."""
+    """What the pipeline makes of one digit drawn as that kind of picture; all black if it finds none."""
     image, options = KINDS[kind](digit, np.random.default_rng([seed, *kind.encode()])), {}
     if "EXIF" in kind:
         options["exif"] = Image.Exif()
@@ -133,13 +133,14 @@ def main() -> None:
             for i, network in enumerate(networks):
                 probabilities = network.predict_proba(seen)
                 sure[i].append(probabilities.max(axis=1))
-                right[i].append(probabilities.argmax(axis=1) == labels)
+                right[i].append((probabilities.argmax(axis=1) == labels) & seen.any(axis=(1, 2)))
             print(f"{kind:26}" + "".join(f"{100 * r[-1].mean():11.2f}%" for r in right), flush=True)
     for path, s, r in zip(arguments.models, map(np.concatenate, sure), map(np.concatenate, right), strict=True):
         print(f"\n{path.stem}: threshold  below it  of those right  of the others right")
         for threshold in THRESHOLDS:
             low = s < threshold
-            print(f"{threshold:{len(path.stem) + 11}.2f}{low.mean():10.4f}{r[low].mean():16.4f}{r[~low].mean():21.4f}")
+            shares = low.mean(), r[low].sum() / max(1, low.sum()), r[~low].mean()
+            print(f"{threshold:{len(path.stem) + 11}.2f}{shares[0]:10.4f}{shares[1]:16.4f}{shares[2]:21.4f}")
 
 
 if __name__ == "__main__":
