@@ -229,12 +229,12 @@ def test_bad_layers_and_strengths(train, flags, word):
 
 
 def test_ctrl_c_keeps_the_best_so_far(archive, train, tmp_path):
-    process = command("--dataset", archive, "--epochs", 500, "--out", "m.npz", cwd=tmp_path)
+    process = command("--dataset", archive, "--epochs", 50000, "--out", "m.npz", cwd=tmp_path)
     epochs_seen(process, 3)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.count("\n") == 1 and "--resume" in err
-    assert re.search(r"^validation accuracy 0\.\d{4} \(tiny, epoch \d+ of 500\) -> m.npz$", out, re.M)
+    assert re.search(r"^validation accuracy 0\.\d{4} \(tiny, epoch \d+ of 50000\) -> m.npz$", out, re.M)
     Network.load(tmp_path / "m.npz")
     assert (tmp_path / "m" / "curves.png").exists() and (tmp_path / "m" / "checkpoint.npz").exists()
     code, _, err = train("--epochs", 400, "--out", "m.npz", "--resume")
