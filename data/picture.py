@@ -32,6 +32,12 @@ SPECK = 0.03  # share of the ink in a piece that is no part of the digit
 MIDDLE = 14  # of 28 pixels, counted from 0: where MNIST's centres of mass are, give or take half a pixel
 BRIGHT = 200  # grey value that the strokes reach (in all of MNIST's images it is 254 or 255)
 FINE = 8  # the mask has so many pixels for one of the 20 x 20
+NEIGHBOURS = [  # all pixels of a picture that have a neighbour to the right, below, and below to either side; and those
+    (np.s_[:, :-1], np.s_[:, 1:]),
+    (np.s_[:-1], np.s_[1:]),
+    (np.s_[:-1, :-1], np.s_[1:, 1:]),
+    (np.s_[:-1, 1:], np.s_[1:, :-1]),
+]
 STROKE = (2.1, 2.9)  # pixels of 20: how thick the strokes of the middle half of MNIST's digits are
 
 
@@ -233,13 +239,13 @@ def threshold(ink: np.ndarray) -> float:
 
     So grid lines are paper as long as they are less than half as dark as the pen, however many there are.
     """
-    counts, edges = np.histogram(ink, 256, (0, 1))
-    values = (edges[:-1] + edges[1:]) / 2
+    counts = np.bincount((255.999 * ink).astype(np.uint8).ravel(), minlength=256)
+    values = (np.arange(256) + 0.5) / 256
     below, sums = np.cumsum(counts), np.cumsum(counts * values)
     above = below[-1] - below
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    level = edges[1:][np.nanargmax(spread)] if np.isfinite(spread).any() else 1.0
+    level = (np.nanargmax(spread) + 1) / 256 if np.isfinite(spread).any() else 1.0
     strong = float(np.percentile(ink[ink > level], 90)) if (ink > level).any() else 0.0
     if strong < FAINTEST:
         raise PictureError("shows no digit: it is blank, or too faint")
@@ -250,32 +256,39 @@ def components(mask: np.ndarray) -> np.ndarray:
     """The number of the connected piece that each pixel belongs to, -1 for none; corners connect too."""
     index = np.full(mask.shape, -1)
     index[mask] = np.arange(mask.sum())
-    links = (index[:, :-1], index[:, 1:]), (index[:-1], index[1:])
-    links += (index[:-1, :-1], index[1:, 1:]), (index[:-1, 1:], index[1:, :-1])
-    pairs = np.concatenate([np.stack([a, b])[:, (a >= 0) & (b >= 0)] for a, b in links], axis=1)
+    ends: tuple[list, list] = [], []
+    for one, other in NEIGHBOURS:
+        linked = mask[one] & mask[other]
+        ends[0].append(index[one][linked])
+        ends[1].append(index[other][linked])
+    one, other = map(np.concatenate, ends)
     root = np.arange(mask.sum())
     while True:  # each pixel points to an earlier one of its piece, in the end to the very first
-        a, b = root[pairs]
-        if (a == b).all():
+        a, b = root[one], root[other]
+        apart = a != b
+        if not apart.any():
             break
-        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
+        np.minimum.at(root, np.maximum(a, b)[apart], np.minimum(a, b)[apart])
         while (root != root[root]).any():
             root = root[root]
-    index[mask] = np.unique(root, return_inverse=True)[1]
+    first = root == np.arange(root.size)
+    index[mask] = (np.cumsum(first) - 1)[root]
     return index
 
 
 def main_pieces(pieces: np.ndarray) -> np.ndarray:
     """The mask of the digit: all pieces but specks, and what hangs on the picture's edge, as ruled lines do."""
-    inked = pieces[pieces >= 0]
+    places = np.nonzero(pieces >= 0)
+    inked = pieces[places]
     sizes = np.bincount(inked)
     good = sizes >= SPECK * sizes.sum()
     if not good.any():
         raise PictureError("shows no digit, only specks")
-    on_edge = np.isin(np.arange(len(sizes)), _border(pieces))
-    for axis, pixels in enumerate(pieces.shape):
-        place = np.bincount(inked, np.indices(pieces.shape)[axis][pieces >= 0]) / sizes
-        hanging = on_edge & (np.abs((place + 0.5) / pixels - 0.5) > 0.35)
+    on_edge = np.zeros(len(sizes) + 1, bool)
+    on_edge[_border(pieces)] = True  # the last one: no piece
+    for at, pixels in zip(places, pieces.shape, strict=True):
+        middle = (np.bincount(inked, at) / sizes + 0.5) / pixels
+        hanging = on_edge[:-1] & (np.abs(middle - 0.5) > 0.35)
         if (good & ~hanging).any():
             good &= ~hanging
     return np.append(good, False)[pieces]
