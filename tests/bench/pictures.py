@@ -1,6 +1,6 @@
 """How well do the models read people's pictures? MNIST's digits, drawn anew as such pictures, all the way from a file.
 
-    python tests/bench/pictures.py [--count N] [--part train] MODEL...
+    python tests/bench/pictures.py [--count N] [--part train] [--readme] [MODEL...]
 
 Prints a table of accuracies, one row for each kind of picture, and what a threshold on the probability tells: the
 share of answers below it, and how many of the answers on either side are right. With --part train it takes the digits
@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
+from readme import put  # noqa: E402
 
 from data import mnist, picture  # noqa: E402
 from network import Network  # noqa: E402
@@ -117,7 +118,8 @@ def work(task: tuple[str, np.ndarray, int]) -> np.ndarray:
 def main() -> None:
     """Draw, look, and print the tables."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("models", type=Path, nargs="*", default=[ROOT / "models" / f"{n}.npz" for n in ("best", "cnn")])
+    parser.add_argument("--readme", action="store_true", help="put the table into the README")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--part", choices=["train", "test"], default="test")
     arguments = parser.parse_args()
@@ -126,6 +128,7 @@ def main() -> None:
     images, labels = images[-10_000:][: arguments.count], labels[-10_000:][: arguments.count]
     print(f"{'':26}" + "".join(f"{path.stem:>12}" for path in arguments.models))
     sure, right = ([[] for _ in networks] for _ in range(2))
+    table = [["kind of picture", *(f"`{path.stem}`" for path in arguments.models)]]
     with ProcessPoolExecutor() as workers:
         for kind in KINDS:
             tasks = [(kind, images[i : i + 250], i) for i in range(0, len(images), 250)]
@@ -135,6 +138,9 @@ def main() -> None:
                 sure[i].append(probabilities.max(axis=1))
                 right[i].append((probabilities.argmax(axis=1) == labels) & seen.any(axis=(1, 2)))
             print(f"{kind:26}" + "".join(f"{100 * r[-1].mean():11.2f}%" for r in right), flush=True)
+            table.append([kind, *(f"{100 * r[-1].mean():.2f} %" for r in right)])
+    if arguments.readme:
+        put("pictures", table, f"Accuracy on {len(images):,} digits of each kind.")
     for path, s, r in zip(arguments.models, map(np.concatenate, sure), map(np.concatenate, right), strict=True):
         print(f"\n{path.stem}: threshold  below it  of those right  of the others right")
         for threshold in THRESHOLDS:
