@@ -1,11 +1,16 @@
 """The real digits, where MNIST_DIR has them."""
 
 import os
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 
 import data
 from data import mnist
+
+from .conftest import ROOT
 
 pytestmark = pytest.mark.skipif(not os.environ.get("MNIST_DIR"), reason="MNIST_DIR is not set")
 
@@ -18,9 +23,15 @@ def test_counts_and_first_labels():
 
 
 def test_quick_recipe(run):
-    from .conftest import ROOT
-
     code, out, err = run("train", "--config", ROOT / "configs" / "quick.toml", "--out", "q.npz")
     assert code == 0 and err == "" and "50,000 training and 10,000 validation" in out
     code, out, _ = run("test", "--model", "q.npz")
     assert code == 0 and float(out.split()[-4]) > 0.93 and out.endswith("(mnist, 10000 images)\n")
+
+
+def test_the_shipped_models_do_as_the_readme_says(run):
+    claims = re.findall(r"\$ python test.py --model (\S+) \| tail -1\n(.*)", (ROOT / "README.md").read_text())
+    assert [name for name, _ in claims] == ["models/best.npz", "models/cnn.npz"]
+    for name, claim in claims:
+        shutil.copy(ROOT / name, Path(name).name)
+        assert run("test", "--model", Path(name).name, "--dataset", "mnist")[1].splitlines()[-1] == claim
