@@ -142,7 +142,8 @@ class BatchNorm(Layer):
     """y = gamma (x - mean) / sqrt(variance + eps) + beta, for each feature, or each channel of pictures (H, C, W, N).
 
     In training mean and variance are those of the batch, over all it has of the feature (M numbers); for use they are
-    running averages: running = momentum * running + (1 - momentum) * batch, with the variance's M / (M - 1).
+    running averages: running = momentum * running + (1 - momentum) * batch, with the variance's M / (M - 1), or what
+    `Network.settle` made of them.
     With x^ = (x - mean) / sqrt(variance + eps), and sums over the same M numbers, in training:
 
         dgamma = sum dy x^    dbeta = sum dy    dx = gamma / sqrt(variance + eps) * (dy - dbeta / M - x^ dgamma / M)
@@ -155,6 +156,7 @@ class BatchNorm(Layer):
         if not (0 <= momentum < 1 and 0 < eps < 1):
             raise ValueError(f"momentum must lie in [0, 1) and eps in (0, 1), not {momentum!r} and {eps!r}")
         self.momentum, self.eps = momentum, eps
+        self.share = 1 - momentum  # of a new batch in the running averages
 
     def config(self) -> dict:
         return {"momentum": self.momentum, "eps": self.eps}
@@ -211,8 +213,8 @@ class BatchNorm(Layer):
         return dx.reshape(shape)
 
     def _average(self, name: str, value: np.ndarray) -> None:
-        self.state[name] *= self.momentum
-        self.state[name] += (1 - self.momentum) * value
+        self.state[name] *= 1 - self.share
+        self.state[name] += self.share * value
 
 
 def _sum(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:

@@ -19,12 +19,13 @@ import numpy as np
 import architecture
 import storage
 from architecture import LAYERS, connect
-from layers import LOSSES, Buffers, Layer, aligned_zeros
+from layers import LOSSES, BatchNorm, Buffers, Layer, aligned_zeros
 
 FORMAT = 1  # of the model file
 INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(5)  # the independent random streams of one seed
 HOPELESS = 100.0  # mean loss of an epoch that no training comes back from; guessing costs 2.3
 PREDICT_BATCH = 1000  # images at a time where nothing is learned
+SETTLE_ON = 10_000  # images that batch norm is settled on: enough for its averages
 UPDATE_CHUNK = 160_000  # parameters at a time in `update`: OpenBLAS does products of up to 10^6 terms without packing
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # images to variants of them
@@ -279,6 +280,8 @@ class Network:
             order = random_stream(seed, ORDER, epoch).permutation(len(images))
             with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, and in words
                 loss, accuracy = self._epoch(seen, labels, order, rates, batch_size, step_settings, progress)
+                if augment:
+                    self.settle(images[:SETTLE_ON])
                 # a last look, because the very last step may have been the fatal one
                 scores = self.evaluate(*(validation or (images[order[:batch_size]], labels[order[:batch_size]])))
             if not (loss < HOPELESS and scores["loss"] < HOPELESS):  # nor is nan
@@ -317,6 +320,21 @@ class Network:
             losses += loss * len(index)
             correct += int(np.count_nonzero(outputs.argmax(axis=0) == batch_labels))
         return losses / len(order), correct / len(order)
+
+    def settle(self, images: np.ndarray) -> None:
+        """Set the averages that batch norm uses to those over these images (Ioffe & Szegedy 2015, algorithm 2).
+
+        After training on variants: the network is used on digits as they are, whose averages are others. A network of
+        three convolutions made a tenth fewer mistakes on validation digits for it.
+        """
+        norms = [layer for layer in self.layers if isinstance(layer, BatchNorm)]
+        for start in range(0, len(images) if norms else 0, PREDICT_BATCH):
+            part = images[start : start + PREDICT_BATCH]
+            for layer in norms:
+                layer.share = len(part) / (start + len(part))  # so that every image counts alike
+            self.forward(self.standardise(part), training=True)
+        for layer in norms:
+            layer.share = 1 - layer.momentum
 
     # --- use --------------------------------------------------------------------------------------------------------
 

@@ -86,6 +86,30 @@ def test_step_of_a_network_on_pictures():
         assert ((before[name] - a) * directions[name]).sum() == pytest.approx(slopes[name], rel=1e-6, abs=1e-8), name
 
 
+def test_settle_takes_plain_averages_over_all_images_alike():
+    net = Network(parse("dense 3, batchnorm, relu"), seed=1, dtype="float64")
+    images = np.random.default_rng(2).integers(0, 256, (2300, 28, 28), dtype=np.uint8)
+    net.settle(images)
+    z = net.layers[0].forward(net.standardise(images)).copy()
+    parts = np.split(z, [1000, 2000], axis=1)
+    state = net.layers[1].state
+    assert state["running_mean"] == pytest.approx(z.mean(axis=1))
+    assert state["running_variance"] == pytest.approx(sum(p.var(axis=1, ddof=1) * p.shape[1] for p in parts) / 2300)
+    before = {name: a.copy() for name, a in state.items()}
+    net.forward(net.standardise(images[:10]), training=True)
+    batch = z[:, :10].mean(axis=1)
+    assert state["running_mean"] == pytest.approx(0.9 * before["running_mean"] + 0.1 * batch), "then as ever"
+
+
+@pytest.mark.parametrize("augment", [Distortion(30, elastic=2.0), None])
+def test_trained_on_variants_batch_norm_is_settled_on_the_digits_themselves(digits, augment):
+    net = pictorial()
+    records(net, digits, epochs=2, lr=0.05, augment=augment)
+    trained = net.snapshot()
+    net.settle(digits[0][0])
+    assert all((net.snapshot()[name] == a).all() for name, a in trained.items()) == bool(augment)
+
+
 def test_a_network_on_pictures_learns_goes_on_and_is_kept(digits, tmp_path):
     """Trained in one go, or stopped, written down and resumed: the same bytes. Loaded again: the same answers."""
     settings = {"epochs": 4, "lr": 0.05, "augment": Distortion(5, 0.1, 0.1, 1, 0.5)}
