@@ -29,6 +29,7 @@ COARSE = 64  # the same for the light, which changes slowly
 FAINTEST = 0.08  # share of the light that ink takes away at least; less is the texture of the paper
 DIM = 64  # grey value of paper in so little light that darker is not told from black
 SPECK = 0.03  # share of the ink in a piece that is no part of the digit
+LEAVING = 8  # strokes on the edge of the picture at most, even if the digit was cut out tightly
 MIDDLE = 14  # of 28 pixels, counted from 0: where MNIST's centres of mass are, give or take half a pixel
 BRIGHT = 200  # grey value that the strokes reach (in all of MNIST's images it is 254 or 255)
 FINE = 8  # the mask has so many pixels for one of the 20 x 20
@@ -56,7 +57,7 @@ def prepare(grey: np.ndarray) -> np.ndarray:
         return grey
     grey = without_frame(grey)
     ink = even_light(resize(grey, SIDE / max(grey.shape)))
-    level = threshold(ink)
+    level = above_grid(ink, threshold(ink))
     pieces = components(ink > level)
     keep = main_pieces(pieces)
     ink[(pieces >= 0) & ~keep] = 0
@@ -235,10 +236,7 @@ def is_dark_on_light(picture: np.ndarray) -> bool:
 
 
 def threshold(ink: np.ndarray) -> float:
-    """Half the darkness of the ink, which is what the darkest tenth has of all above Otsu's threshold (1979).
-
-    So grid lines are paper as long as they are less than half as dark as the pen, however many there are.
-    """
+    """Half the darkness of the ink, which is what the darkest tenth has of all above Otsu's threshold (1979)."""
     counts = np.bincount((255.999 * ink).astype(np.uint8).ravel(), minlength=256)
     values = (np.arange(256) + 0.5) / 256
     below, sums = np.cumsum(counts), np.cumsum(counts * values)
@@ -250,6 +248,22 @@ def threshold(ink: np.ndarray) -> float:
     if strong < FAINTEST:
         raise PictureError("shows no digit: it is blank, or too faint")
     return 0.5 * strong
+
+
+def above_grid(ink: np.ndarray, level: float) -> float:
+    """The level, raised while more strokes leave the picture than a digit's: lines of squared paper."""
+    raised = level
+    while raised < ink.max():
+        edge = _ring(ink > raised)
+        if np.count_nonzero(edge & ~np.roll(edge, 1)) <= LEAVING:
+            return raised
+        raised *= 1.2
+    return level
+
+
+def _ring(picture: np.ndarray) -> np.ndarray:
+    """The values along the edge, once around."""
+    return np.concatenate([picture[0, :-1], picture[:-1, -1], picture[-1, :0:-1], picture[:0:-1, 0]])
 
 
 def components(mask: np.ndarray) -> np.ndarray:

@@ -69,6 +69,9 @@ VARIANTS = {
     "a frame": lambda a: np.pad(170 - a // 2, 30, constant_values=255),
     "a line at the edge": lambda a: np.concatenate([255 - a, np.full((6, SIZE), 30), np.full((5, SIZE), 255)]),
     "grid paper": lambda a: np.minimum(255 - a, np.where((np.indices(a.shape) % 40 < 3).any(axis=0), 175, 255)),
+    "dark squares": lambda a: np.minimum(
+        255 - a // 4 * 3, np.where((np.indices(a.shape) % 16 < 3).any(axis=0), 150, 255)
+    ),
     "light from the left": lambda a: (255 - a * 0.8) * np.linspace(1, 0.3, SIZE),
     "light on dark, lit from above": lambda a: 255 - (255 - a * 0.8) * np.linspace(1, 0.3, SIZE)[:, None],
     "a shadow": lambda a: (255 - a * 0.8) * np.where(np.arange(SIZE) < 120, 1, 0.55),

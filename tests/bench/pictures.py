@@ -61,6 +61,16 @@ def photo(digit: np.ndarray, rng: np.random.Generator, uneven: bool = False) -> 
     return Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))
 
 
+def squared(digit: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """Dark ink on squared paper, its lines fine or coarse, pale or dark, in light that comes from one side."""
+    step, width = rng.integers(14, 40), rng.integers(1, 4)
+    lines = (np.arange(280) + rng.integers(step)) % step < width
+    paper = np.where(lines[:, None] | lines, 1 - rng.uniform(0.1, 0.4), 1)
+    ink = np.asarray(large(digit)) / 255
+    grey = (230 * paper * (1 - ink) + 50 * ink) * np.linspace(rng.uniform(0.4, 1), 1, 280)
+    return Image.fromarray(np.clip(grey + rng.normal(0, 3, grey.shape), 0, 255).astype(np.uint8))
+
+
 def transparent(digit: np.ndarray, rng: np.random.Generator) -> Image.Image:
     """Ink of some dark colour on nothing."""
     result = Image.new("RGBA", (280, 280), (*rng.integers(0, 120, 3).tolist(), 0))
@@ -86,6 +96,7 @@ KINDS: dict[str, Draw] = {
     "turned by EXIF": lambda digit, rng: inverted(large(digit)).transpose(Image.Transpose.ROTATE_90),
     "coloured paper": photo,
     "uneven light": lambda digit, rng: photo(digit, rng, uneven=True),
+    "squared paper": squared,
     "JPEG of quality 60": photo,
     "rotated by +-10 degrees": lambda digit, rng: inverted(large(digit, angle=rng.choice([-10, 10]))),
     "thin strokes": stroke(-3),
@@ -120,12 +131,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("models", type=Path, nargs="*", default=[ROOT / "models" / f"{n}.npz" for n in ("best", "cnn")])
     parser.add_argument("--readme", action="store_true", help="put the table into the README")
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--count", type=int, default=10_000, help="digits of each kind, out of all evenly")
     parser.add_argument("--part", choices=["train", "test"], default="test")
     arguments = parser.parse_args()
     networks = [Network.load(path) for path in arguments.models]
     images, labels = mnist.load(arguments.part)
-    images, labels = images[-10_000:][: arguments.count], labels[-10_000:][: arguments.count]
+    chosen = np.linspace(0, 9_999, arguments.count).astype(int) - 10_000
+    images, labels = images[chosen], labels[chosen]
     print(f"{'':26}" + "".join(f"{path.stem:>12}" for path in arguments.models))
     sure, right = ([[] for _ in networks] for _ in range(2))
     table = [["kind of picture", *(f"`{path.stem}`" for path in arguments.models)]]
