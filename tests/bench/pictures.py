@@ -111,8 +111,10 @@ def looked_at(kind: str, digit: np.ndarray, seed: int) -> np.ndarray:
         options["exif"] = Image.Exif()
         options["exif"][0x0112] = 6
     file = io.BytesIO()
-    jpeg = "JPEG" in kind or "EXIF" in kind
-    image.save(file, "JPEG" if jpeg else "PNG", **({"quality": 60} if jpeg else {"compress_level": 1}), **options)
+    if "JPEG" in kind or "EXIF" in kind:
+        image.save(file, "JPEG", quality=60, **options)
+    else:
+        image.save(file, "BMP" if image.width > 1000 else "PNG", compress_level=1)  # PNG takes long at that size
     try:
         with Image.open(file) as opened:
             return picture.prepare(picture.greys(opened))
