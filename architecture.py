@@ -62,7 +62,7 @@ def number(text: str) -> int | float:
 
 def input_shape(layers: list[Layer]) -> tuple[int, ...]:
     """How the first layer wants an image: as a picture if any layer works on pictures, else as a vector."""
-    return (28, 1, 28) if any(isinstance(layer, Conv2D | MaxPool2D) for layer in layers) else (784,)
+    return (28, 1, 28) if any(layer.pictures for layer in layers) else (784,)
 
 
 def connect(layers: list[Layer], shape: tuple[int, ...]) -> int:

@@ -11,14 +11,7 @@ import math
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from layers import INITS, Layer
-
-
-def at_least(least: int, **values: int) -> None:
-    """ValueError for a value that is not a whole number of at least `least`."""
-    for name, value in values.items():
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+from layers import INITS, Layer, whole
 
 
 class Conv2D(Layer):
@@ -31,13 +24,14 @@ class Conv2D(Layer):
     """
 
     decayed = ("W",)
+    pictures = True
 
     def __init__(
         self, filters: int, size: int, stride: int = 1, padding: int = 0, dilation: int = 1, init: str = "he"
     ) -> None:
         super().__init__()
-        at_least(1, filters=filters, size=size, stride=stride, dilation=dilation)
-        at_least(0, padding=padding)
+        whole(1, 1000, filters=filters, size=size, stride=stride, dilation=dilation)
+        whole(0, 1000, padding=padding)
         if init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, not {init!r}")
         self.filters, self.size, self.stride, self.padding, self.dilation = filters, size, stride, padding, dilation
@@ -126,10 +120,12 @@ class Conv2D(Layer):
 class MaxPool2D(Layer):
     """y[h, c, w] = the largest of the size x size pixels from x[h s, c, w s] on; the gradient goes to the first one."""
 
+    pictures = True
+
     def __init__(self, size: int, stride: int | None = None) -> None:
         super().__init__()
         self.size, self.stride = size, size if stride is None else stride
-        at_least(1, size=self.size, stride=self.stride)
+        whole(1, 1000, size=self.size, stride=self.stride)
 
     def config(self) -> dict:
         return {"size": self.size, "stride": self.stride}

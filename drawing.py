@@ -26,7 +26,8 @@ class Pad:
     def __init__(self, figure: Figure, predict: Callable[[np.ndarray], np.ndarray], folder: Path) -> None:
         self.figure, self.predict, self.folder = figure, predict, folder
         self.paper = np.full((SIDE, SIDE), 255, np.uint8)
-        self.last: tuple[float, float] | None = None  # where the pen was, while it is down
+        self.pressed = False  # whether the pen is down
+        self.last: tuple[float, float] | None = None  # where it was, if that was on the paper
         grid = figure.add_gridspec(2, 3, height_ratios=[8, 1], width_ratios=[2, 1, 1.6])
         self.sheet, self.small, self.answer = (figure.add_subplot(grid[0, column]) for column in range(3))
         self.sheet_image = self.sheet.imshow(self.paper, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -50,20 +51,22 @@ class Pad:
     def down(self, event: MouseEvent) -> None:
         """The pen touches the paper."""
         if event.inaxes is self.sheet and event.button == 1:
-            self.last = (event.xdata, event.ydata)
+            self.pressed = True
             self.move(event)
 
     def move(self, event: MouseEvent) -> None:
         """The pen goes on in a straight line; the network looks again."""
-        if self.last is None or event.inaxes is not self.sheet:
+        if not self.pressed:
             return
-        self._line(self.last, (event.xdata, event.ydata))
-        self.last = (event.xdata, event.ydata)
-        self._look()
+        here = (event.xdata, event.ydata) if event.inaxes is self.sheet else None
+        if here:
+            self._line(self.last or here, here)
+            self._look()
+        self.last = here
 
     def up(self, event: MouseEvent) -> None:
         """The pen is lifted."""
-        self.last = None
+        self.pressed, self.last = False, None
 
     def clear(self, event: Event | None = None) -> None:
         """New paper."""

@@ -26,6 +26,13 @@ INITS = {
 """Standard deviation of the normal distribution that weights are drawn from, by name."""
 
 
+def whole(least: int, most: int, **values: int) -> None:
+    """ValueError for a value that is not a whole number within these bounds."""
+    for name, value in values.items():
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{name} must be a whole number from {least} to {most:,}, not {value!r}")
+
+
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """np.zeros, starting at a cache line of 64 bytes: wide loads across two lines cost `Network.update` a tenth."""
     size = math.prod(shape) * dtype.itemsize
@@ -62,6 +69,7 @@ class Layer:
     """
 
     decayed: tuple[str, ...] = ()  # the parameters that L2 applies to
+    pictures = False  # whether it works on pictures, (H, C, W, N), alone
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -101,8 +109,7 @@ class Dense(Layer):
 
     def __init__(self, units: int, init: str = "he") -> None:
         super().__init__()
-        if not (isinstance(units, int) and units >= 1):
-            raise ValueError(f"units must be a whole number of at least 1, not {units!r}")
+        whole(1, 10**6, units=units)
         if init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, not {init!r}")
         self.units, self.init = units, init

@@ -25,7 +25,7 @@ FORMAT = 1  # of the model file
 INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(5)  # the independent random streams of one seed
 HOPELESS = 100.0  # mean loss of an epoch that no training comes back from; guessing costs 2.3
 PREDICT_BATCH = 1000  # images at a time where nothing is learned
-SETTLE_ON = 10_000  # images that batch norm is settled on: enough for its averages
+SETTLE_ON = 10_000  # images, drawn at random, that batch norm is settled on: enough for its averages
 UPDATE_CHUNK = 160_000  # parameters at a time in `update`: OpenBLAS does products of up to 10^6 terms without packing
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # images to variants of them
@@ -175,8 +175,7 @@ class Network:
 
     def standardise(self, images: np.ndarray, index: np.ndarray | slice = slice(None)) -> np.ndarray:
         """(grey - mean) / deviation of images[index], as an array (*input_shape, N): the network's door."""
-        if images.dtype != np.uint8 or images[0].size != math.prod(self.input_shape):
-            raise ValueError(f"images must be uint8, (N, 28, 28), not {images.dtype}, {images.shape}")
+        self.check(images)
         rows = images.reshape(len(images), -1)
         if isinstance(index, slice):
             batch = rows[index]
@@ -191,6 +190,17 @@ class Network:
         x -= self.mean
         x *= 1 / self.deviation
         return x.reshape(*self.input_shape, len(batch))
+
+    def check(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """ValueError unless these are images, and a class for each of them if there are labels."""
+        if images.dtype != np.uint8 or images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(self.input_shape):
+            raise ValueError(f"images must be uint8, (N, 28, 28), not {images.dtype}, {images.shape}")
+        if labels is None:
+            return
+        if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+            raise ValueError(f"labels must be integers, ({len(images)},), not {labels.dtype}, {labels.shape}")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.classes:
+            raise ValueError(f"labels must lie in 0 to {self.classes - 1}, not {labels.min()} to {labels.max()}")
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         """The outputs of the last layer, (classes, N), for inputs (*input_shape, N)."""
@@ -264,6 +274,10 @@ class Network:
         batch's).
         """
         history = list(history or [])
+        for pair in ((images, labels), validation or (images, labels)):
+            self.check(*pair)
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
         self.mean, self.deviation = grey_statistics(images) if standardize else (0.0, 255.0)
@@ -281,7 +295,7 @@ class Network:
             with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, and in words
                 loss, accuracy = self._epoch(seen, labels, order, rates, batch_size, step_settings, progress)
                 if augment:
-                    self.settle(images[:SETTLE_ON])
+                    self.settle(images[order[:SETTLE_ON]])  # mixed, whatever order they come in
                 # a last look, because the very last step may have been the fatal one
                 scores = self.evaluate(*(validation or (images[order[:batch_size]], labels[order[:batch_size]])))
             if not (loss < HOPELESS and scores["loss"] < HOPELESS):  # nor is nan

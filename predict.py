@@ -32,6 +32,8 @@ UNSURE = 0.9  # probability below which an answer is called unsure
 SHOWN = 24  # pictures that --show draws
 DIGITS = list("0123456789")
 WIDEST = 60  # letters of a file's name in the table
+COLUMNS = "file digit probability runner_up runner_up_probability unsure real error".split()  # of the CSV file
+OURS = {".csv": ",".join(COLUMNS).encode(), ".png": b"Matplotlib"}  # by which a file of an earlier run is known
 
 
 @cli.command
@@ -48,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     check_targets(arguments)
     files = dict(item for path in arguments.paths for item in find(path))
-    files.pop(arguments.show, None)  # what an earlier run has drawn
+    if arguments.show:  # what an earlier run has drawn
+        shown = os.path.realpath(arguments.show)
+        files = {file: trouble for file, trouble in files.items() if os.path.realpath(file) != shown}
     wide = min(max((len(cli.printable(str(file))) for file in files), default=0), WIDEST)
     if not arguments.json:
         print(f"{'picture':{wide}}  digit  probability  runner-up  probability")
@@ -95,13 +99,10 @@ def check_targets(arguments: argparse.Namespace) -> None:
     for path, suffix in (arguments.csv, ".csv"), (arguments.show, ".png"):
         if path and path.suffix.lower() != suffix:
             parser().error(f"{path} should end in {suffix}")
-    if arguments.show and arguments.show.exists() and not plots_made(arguments.show):
-        parser().error(f"{arguments.show} is there already, and is no picture of --show: choose another name")
-
-
-def plots_made(path: Path) -> bool:
-    """Whether a picture was drawn by matplotlib, as it says in the file."""
-    return b"Matplotlib" in path.read_bytes()[:1000] if path.is_file() else False
+        if path and path.exists() and not (path.is_file() and OURS[suffix] in path.read_bytes()[:1000]):
+            parser().error(f"{path} is there already, and not from an earlier run: choose another name")
+        if path and os.path.realpath(path) in map(os.path.realpath, arguments.paths):
+            parser().error(f"{path} cannot be both looked at and written")
 
 
 def find(path: Path) -> Iterator[tuple[Path, str]]:
@@ -149,8 +150,8 @@ def look(network: Network, file: Path, labels: bool) -> dict:
 
 
 def label(file: Path) -> int:
-    """The real digit, as the nearest folder that is named so or else the file's name tells it."""
-    for text in *reversed(file.parent.parts), file.name[:1]:
+    """The real digit, as the folder it is in or else the file's name tells it."""
+    for text in file.absolute().parent.name, file.name[:1]:
         if text in DIGITS:
             return int(text)
     raise picture.PictureError("has no label: put it into a folder 0 to 9, or let its name start with the digit")
@@ -186,9 +187,8 @@ def summarise(results: list[dict], labels: bool, model: Path) -> None:
 
 def write(results: list[dict], path: Path) -> None:
     """The answers as a CSV file."""
-    names = "file digit probability runner_up runner_up_probability unsure real error".split()
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, extrasaction="ignore", restval="")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="")
     writer.writeheader()
     writer.writerows(results)
     with storage.replace(path) as file:

@@ -86,6 +86,8 @@ def train(
     """
     folder = path.with_suffix("")
     checkpoint = folder / "checkpoint.npz"
+    if folder.exists() and not folder.is_dir():
+        raise storage.StorageError(f"{folder} is in the way of the folder for the pictures: choose another --out")
     for file in path, checkpoint:
         storage.sweep(file)
     network = settings.network()

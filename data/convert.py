@@ -5,7 +5,8 @@
     python -m data.convert my-digits/ my-digits.csv  label,784 grey values, a line each
 
 SOURCE is what --dataset takes: mnist, synthetic, or the path of files in any of these forms. Nothing is lost on the
-way, except with jpg, whose compression changes the grey values a little.
+way, except with jpg, whose compression changes the grey values a little. Digits that are not on black would not
+be read as they are from pictures, and are not written as such.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def check_target(arguments: argparse.Namespace) -> str:
         parser().error(f"--as is for folders; {target.name} will be {FILES[ending]} by its name")
     if target.exists() or target.is_symlink():
         raise data.DataError(f"{target} is there already: remove it, or choose another name")
-    if target.resolve().is_relative_to(Path(arguments.source).resolve()):
+    if arguments.source not in data.NAMES and target.resolve().is_relative_to(Path(arguments.source).resolve()):
         raise data.DataError(f"{target} is inside of {arguments.source}: choose a place elsewhere")
     return ending
 
@@ -85,10 +86,13 @@ def read(arguments: argparse.Namespace) -> formats.Parts:
     names = [arguments.part] if arguments.part else ["train", "test"]
     if not arguments.part and source not in data.NAMES and not formats.has_parts(Path(source)):
         names = ["train"]
+    parts = {}
     try:
-        return {part: load(part)[:2] for part in names}
+        for part in names:
+            parts[part] = load(part)[:2]
     except data.DataError as error:
-        raise data.DataError(f"{error}" + "; --part train converts training images alone" * (len(names) > 1)) from None
+        raise data.DataError(f"{error}" + "; --part train converts training images alone" * bool(parts)) from None
+    return parts
 
 
 def fill(target: Path, form: str, parts: formats.Parts) -> None:

@@ -17,7 +17,8 @@ from data import picture, triple
 LARGEST = 2**30  # bytes of a file when unzipped
 CSV_ROWS = 2000  # read at a time
 CSV_LINE = 20_000  # letters of a line at most
-ENDINGS = (".npz", ".pkl.gz", ".pkl", ".csv", ".csv.gz")
+PICKLES, TABLES = (".pkl.gz", ".pkl", ".pickle"), (".csv", ".csv.gz")
+ENDINGS = (".npz", *PICKLES, *TABLES)
 MAGIC = {1: "labels", 3: "images"}  # dimensions of an IDX array of unsigned bytes, and what it holds
 
 Progress = Callable[[Iterable, str], Iterable]  # wraps a long loop, with a word about it
@@ -103,18 +104,18 @@ def read(path: Path, part: str, progress: Progress = quiet) -> tuple[np.ndarray,
         raise DataError(f"no data at {path}: give auto, mnist, synthetic, or the path of a file or a folder")
     elif path.suffix == ".npz":
         images, labels = read_npz(path, part)
-    elif path.name.endswith((".pkl.gz", ".pkl", ".pickle")):
+    elif path.name.endswith(PICKLES):
         images, labels = read_pickle(path, part)
-    elif path.name.endswith((".csv", ".csv.gz")):
+    elif path.name.endswith(TABLES):
         images, labels = read_csv(path, progress)
     else:
-        raise DataError(f"{path} is neither a folder nor a file that ends in {', '.join(ENDINGS)}")
+        raise DataError(f"{path} does not end in {', '.join(ENDINGS)}; of IDX files and of pictures name the folder")
     return check(images, labels, str(path))
 
 
 def has_parts(path: Path) -> bool:
     """Whether the data at `path` come as training and test images."""
-    return not (path.name.endswith((".csv", ".csv.gz")) or (path.is_dir() and _classes(path)))
+    return not (path.name.endswith(TABLES) or (path.is_dir() and _classes(path)))
 
 
 def _read_folder(path: Path, part: str, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
@@ -236,7 +237,7 @@ def read_classes(folder: Path, progress: Progress = quiet) -> tuple[np.ndarray, 
 
 def check(images: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The two arrays in the project's types. DataError unless they are 28x28 grey images with a digit for each."""
-    if images.ndim == 2 and images.shape[1] == 784:
+    if images.shape[1:] in ((784,), (28, 28, 1)):
         images = images.reshape(-1, 28, 28)
     if images.dtype != np.uint8 or images.shape[1:] != (28, 28) or not len(images):
         raise DataError(f"{name}: images must be bytes (N, 28, 28), not {images.dtype} {images.shape}")
@@ -265,13 +266,20 @@ def write_csv(file: IO[bytes], images: np.ndarray, labels: np.ndarray, progress:
 def write_classes(
     folder: Path, suffix: str, images: np.ndarray, labels: np.ndarray, progress: Progress = quiet
 ) -> None:
-    """A picture for each image, 0/12345.png, named by its place in the order. JPEG changes the grey values a little."""
+    """A picture for each image, 0/12345.png, named by its place in the order. JPEG changes the grey values a little.
+
+    DataError for one that `read_classes` would not take as it is.
+    """
     from PIL import Image  # late: most commands never need it
 
     for digit in np.unique(labels):
         (folder / str(digit)).mkdir(parents=True)
     wide = len(str(len(images) - 1))
     for i, image in enumerate(progress(images, "writing pictures")):
+        if not picture.on_black(image):
+            raise DataError(
+                f"image {i} is not on black: as a picture it would be read otherwise. Write npz, idx or csv"
+            )
         options = {"quality": 95} if suffix == ".jpg" else {}
         Image.fromarray(image).save(folder / str(labels[i]) / f"{i:0{wide}}{suffix}", **options)
 

@@ -40,7 +40,9 @@ def test_vectors_are_not_flattened():
         ("conv 16 5 init 3", "more settings as NAME VALUE"),
         ("conv 16 5 speed 2", "unexpected keyword argument 'speed'"),
         ("conv 16 five", "'conv 16 five': could not"),
-        ("dense 0", "'dense 0': units must be a whole number of at least 1, not 0"),
+        ("dense 0", "'dense 0': units must be a whole number from 1 to 1,000,000, not 0"),
+        ("dense 99999999999999999999", "units must be a whole number from 1"),
+        ("conv 4 3 padding 9999999999", "padding must be a whole number from 0 to 1,000, not"),
         ("dense 2.5", "units must be a whole number"),
     ],
 )

@@ -220,7 +220,9 @@ def test_a_network_on_pictures_has_pictures_of_its_own(train, tmp_path):
         (["--layers", "conv 16"], "layers: 'conv 16': say conv filters size"),
         (["--layers", "conv 4 30"], "covers 30 x 30 pixels"),
         (["--layers", "batchnrom"], "no layer is called 'batchnrom'"),
-        (["--rotate", "-1"], "rotate must be a number of at least 0"),
+        (["--rotate", "-1"], "rotate must lie in [0, 180], not -1.0"),
+        (["--scale", "15"], "scale must lie in [0, 1], not 15.0"),
+        (["--elastic", "1e39"], "elastic must lie in [0, 28]"),
     ],
 )
 def test_bad_layers_and_strengths(train, flags, word):
@@ -432,8 +434,9 @@ def test_bad_models(run, tmp_path):
 
 def test_unwritable_output(train, tmp_path):
     (tmp_path / "file").write_text("")
-    code, _, err = train("--epochs", 1, "--out", "file/m.npz")
-    assert code == 1 and err.count("\n") == 1 and "Traceback" not in err
+    for out in "file/m.npz", "file":
+        code, printed, err = train("--epochs", 1, "--out", out)
+        assert code == 1 and err.count("\n") == 1 and "Traceback" not in err and "epoch" not in printed
 
 
 def test_help_is_quick():

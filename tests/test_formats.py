@@ -91,6 +91,26 @@ def test_what_the_converter_refuses(convert, archive, tmp_path):
     assert names(".") == ["there"]
 
 
+def test_pictures_that_would_be_read_otherwise_are_not_written(convert, tmp_path, digits):
+    images, labels = digits[0]
+    np.savez(tmp_path / "light.npz", x_train=255 - images[:9], y_train=labels[:9])
+    code, _, err = convert("light.npz", "pictures", "--as", "png", "--part", "train")
+    assert code == 1 and "image 0 is not on black" in err and names(".") == ["light.npz"]
+
+
+def test_a_source_by_name_is_no_place(convert, monkeypatch, digits):
+    from data import synthetic
+
+    monkeypatch.setattr(synthetic, "load", lambda part, *_: digits[part == "test"])
+    assert convert("synthetic", "synthetic/digits.npz")[0] == 0 and names("synthetic") == ["digits.npz"]
+
+
+def test_images_with_a_channel_axis(tmp_path, digits):
+    images, labels = digits[0]
+    np.savez(tmp_path / "other.npz", x_train=images[..., None], y_train=labels)
+    assert (formats.read(tmp_path / "other.npz", "train")[0] == images).all()
+
+
 def test_a_failed_conversion_leaves_nothing(convert, archive, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
@@ -342,7 +362,7 @@ def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"a\.png is not a picture"):
         formats.read(tmp_path, "train")
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(DataError, match="ends in"):
+    with pytest.raises(DataError, match="does not end in"):
         formats.read(tmp_path / "a.txt", "train")
 
 

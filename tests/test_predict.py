@@ -83,8 +83,8 @@ def test_labels_score_the_answers(run, model, pictures, tmp_path):
     wrong = [row for row in rows(out) if row[5] and "wrong" in row[5]]
     assert len(wrong) == 20 - right
     # the label may stand in the file's name instead
-    flat = tmp_path / "flat"
-    flat.mkdir()
+    flat = tmp_path / "3" / "flat"  # which says nothing of each
+    flat.mkdir(parents=True)
     for file in pictures:
         shutil.copy(tmp_path / file, flat / f"{file.split('/')[1]}_{file.split('/')[2]}")
     assert f"accuracy {right / 20:.4f}" in run("predict", flat, "--model", model, "--labels")[1]
@@ -103,6 +103,9 @@ def test_csv_json_and_show(run, model, pictures, tmp_path):
     assert all(row["real"] == row["file"].split("/")[1] and row["error"] == "" for row in written)
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 800
+    for out in "mine/seen.png", tmp_path / "mine" / "seen.png":  # is not looked at the next time
+        assert "20 pictures: 20 read" in run("predict", "mine", "--model", model, "--show", out)[1]
+    (tmp_path / "mine" / "seen.png").unlink()
     (tmp_path / "mine" / "bad.png").write_text("text")
     again = run("predict", "mine", "--model", model, "--show", "a.png")[0]  # it may replace its own picture
     code, out, err = run("predict", "mine", "--model", model, "--json")
@@ -145,15 +148,19 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(run, model, pictures,
         (["a.png", "--csv", "a.txt"], 2, "a.txt should end in .csv"),
         (["a.png", "--show", "a.jpg"], 2, "a.jpg should end in .png"),
         (["--show", "mine.png", "a.png"], 2, "mine.png is there already"),
+        (["a.png", "--csv", "digits.csv"], 2, "digits.csv is there already"),
+        (["a.png", "--show", "./a.png"], 2, "a.png cannot be both looked at and written"),
     ],
 )
 def test_mistakes(run, model, tmp_path, arguments, code, says):
     (tmp_path / "here").mkdir()
     Image.new("L", (9, 9)).save(tmp_path / "mine.png")
+    (tmp_path / "digits.csv").write_text("label,1x1\n7,0\n")
     before = (tmp_path / "mine.png").read_bytes()
     got, _, err = run("predict", *arguments, *([] if "--model" in arguments else ["--model", model]))
     assert got == code and says in err and err.count("\n") == 1 and "Traceback" not in err
     assert (tmp_path / "mine.png").read_bytes() == before
+    assert (tmp_path / "digits.csv").read_text() == "label,1x1\n7,0\n"
 
 
 def test_the_default_model_is_the_shipped_one_from_anywhere(run, pictures):
@@ -212,6 +219,15 @@ def test_drawing_with_the_mouse(pad):
     mouse(pad, "button_press_event", pad.small, 5, 5)  # outside the paper
     mouse(pad, "motion_notify_event", pad.sheet, 30, 30)
     assert (pad.paper == before).all()
+
+
+def test_a_stroke_ends_at_the_edge_and_goes_on_where_it_comes_back(pad):
+    mouse(pad, "button_press_event", pad.sheet, 20, 140)
+    mouse(pad, "motion_notify_event", pad.small, 5, 5)  # off the paper, the button still down
+    mouse(pad, "motion_notify_event", pad.sheet, 140, 20)
+    mouse(pad, "motion_notify_event", pad.sheet, 200, 20)
+    assert pad.paper[140, 20] == pad.paper[20, 140] == pad.paper[20, 170] == 0
+    assert pad.paper[60:100, 60:100].min() == 255, "no line from where it left to where it came back"
 
 
 def test_a_dot_is_a_dot(pad):
