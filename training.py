@@ -3,6 +3,7 @@
 What train.py does for every seed, and hp_search.py for the winner.
 """
 
+import contextlib
 import csv
 import io
 from dataclasses import dataclass, field
@@ -86,8 +87,6 @@ def train(
     """
     folder = path.with_suffix("")
     checkpoint = folder / "checkpoint.npz"
-    if folder.exists() and not folder.is_dir():
-        raise storage.StorageError(f"{folder} is in the way of the folder for the pictures: choose another --out")
     for file in path, checkpoint:
         storage.sweep(file)
     network = settings.network()
@@ -100,6 +99,7 @@ def train(
             return saved, 0
     images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
     print(f"{path.stem}: {settings.title}, {network.parameter_count:,} parameters; {settings.dataset}: {images}")
+    folder.mkdir(parents=True, exist_ok=True)  # if that cannot be, better now than after an epoch
     columns = [key for key in COLUMNS if validation or "validation" not in key]
     print("  ".join(COLUMNS[key][0] for key in columns))
     for record in run.history:
@@ -121,6 +121,8 @@ def train(
         draw(network, settings, run, folder, training[0][:SHOWN])
     if code != 130:
         checkpoint.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it is not empty
+        folder.rmdir()
     return network.about or None, code
 
 
