@@ -61,9 +61,13 @@ def ours(images, x, labels, hidden: int | str, batch: int, **more) -> Callable[[
 
 def one_thread(make: Callable) -> Callable:
     """The same on one BLAS thread, which leaves a core to whatever runs beside it."""
-    from threadpoolctl import threadpool_limits
 
-    return lambda *arguments: threadpool_limits.wrap(limits=1)(make(*arguments))
+    def limited(*arguments):
+        from threadpoolctl import threadpool_limits
+
+        return threadpool_limits.wrap(limits=1)(make(*arguments))
+
+    return limited
 
 
 def products(images, x, labels, hidden: int, batch: int) -> Callable[[], float]:
@@ -248,7 +252,9 @@ def pictures(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
                    "distortion alone": lambda *_: lambda: strong(data[0], RNG)}  # fmt: skip
     seconds = measure(contestants, 1024, 128, arguments.rounds, data)
     best = note("784-1024-10, batch 128", [1024, 128], seconds, rows, {})
-    one, both = (f"{100 * (best[b] / best[a] - 1):.0f} % to its {best[a]:.2f} s" for a, b in (
+    if "one thread" not in best:
+        return
+    one, both = (f"{round(100 * (best[b] / best[a] - 1))} % to its {best[a]:.2f} s" for a, b in (
         ("one thread", "one thread, distorted"), ("ours", "distorted")))  # fmt: skip
     text = f"Distorting 60,000 images takes {best['distortion alone']:.2f} s on one core. Done beside an epoch of "
     text += f"784-1024-10 in batches of 128, it adds {one} on one BLAS thread, and {both} if BLAS has all cores."
