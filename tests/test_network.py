@@ -111,14 +111,14 @@ def test_trained_on_variants_batch_norm_is_settled_on_the_digits_themselves(digi
 
 
 def test_settled_on_digits_of_every_class_even_if_they_come_sorted(digits, monkeypatch):
-    monkeypatch.setattr(module, "SETTLE_ON", 200)  # of 600
+    monkeypatch.setattr(module, "SETTLE_ON", 60)  # as many as there are of a class
     (x, y), validation = digits
     order = np.argsort(y, kind="stable")
     accuracies = [
         records(pictorial(), (pair, validation), epochs=3, lr=0.05, augment=Distortion(5))[-1]["validation_accuracy"]
         for pair in ((x, y), (x[order], y[order]))
     ]
-    assert accuracies[1] > accuracies[0] - 0.1
+    assert accuracies[1] > accuracies[0] - 0.1, accuracies
 
 
 def test_a_network_on_pictures_learns_goes_on_and_is_kept(digits, tmp_path):
