@@ -33,11 +33,13 @@ def one_of(table: Iterable[str]) -> Rule:
     return Rule(f"be one of {', '.join(words)}", words.__contains__, words)
 
 
+def up_to(most: int) -> Rule:
+    """The value must lie between 0 and that."""
+    return Rule(f"lie in [0, {most}]", lambda x: 0 <= x <= most)
+
+
 AT_LEAST_1 = Rule("be a whole number of at least 1", lambda n: n >= 1)
 AT_LEAST_0 = Rule("be a number of at least 0", lambda x: 0 <= x < math.inf)
-TURN = Rule("lie in [0, 180]", lambda x: 0 <= x <= 180)
-STRETCH = Rule("lie in [0, 1]", lambda x: 0 <= x <= 1)
-PIXELS = Rule("lie in [0, 28]", lambda x: 0 <= x <= 28)
 ABOVE_0 = Rule("be a number above 0", lambda x: 0 < x < math.inf)
 SHARE = Rule("lie in [0, 1)", lambda x: 0 <= x < 1)
 SIZES = Rule("hold whole numbers from 1 to a million", lambda sizes: all(1 <= size <= 10**6 for size in sizes))
@@ -74,11 +76,11 @@ class Recipe:
     weight_decay: float = setting(5e-4, AT_LEAST_0, "L2 on the weights")
     validation: float = setting(10_000, PART, "training images kept aside, a number or a share; 0: none")
     augment: bool = setting(False, YES_OR_NO, "train on variants of the images, new ones for every epoch, made with:")
-    rotate: float = setting(14, TURN, "degrees, up to so many either way")
-    scale: float = setting(0.15, STRETCH, "width and height by factors of up to exp(+-X)")
-    shear: float = setting(0.24, STRETCH, "pixels sideways for each pixel up, at most")
-    shift: float = setting(0.3, PIXELS, "pixels, at most")
-    elastic: float = setting(0.8, PIXELS, "deviation of each pixel's smooth displacement, in pixels")
+    rotate: float = setting(14, up_to(180), "degrees, up to so many either way")
+    scale: float = setting(0.15, up_to(1), "width and height by factors of up to exp(+-X)")
+    shear: float = setting(0.24, up_to(1), "pixels sideways for each pixel up, at most")
+    shift: float = setting(0.3, up_to(28), "pixels, at most")
+    elastic: float = setting(0.8, up_to(28), "deviation of each pixel's smooth displacement, in pixels")
     standardize: bool = setting(True, YES_OR_NO, "measure mean and deviation of the greys; if not, grey / 255")
     seed: int = setting(0, AT_LEAST_0, "of everything random")
     dataset: str = setting("auto", SOURCE, "auto, mnist, synthetic, or the path of a file or folder of digits")
