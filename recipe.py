@@ -33,9 +33,9 @@ def one_of(table: Iterable[str]) -> Rule:
     return Rule(f"be one of {', '.join(words)}", words.__contains__, words)
 
 
-def up_to(most: int) -> Rule:
-    """The value must lie between 0 and that."""
-    return Rule(f"lie in [0, {most}]", lambda x: 0 <= x <= most)
+def up_to(most: int, least: int = 0) -> Rule:
+    """The value must lie between these two."""
+    return Rule(f"lie in [{least}, {most}]", lambda x: least <= x <= most)
 
 
 AT_LEAST_1 = Rule("be a whole number of at least 1", lambda n: n >= 1)
@@ -81,6 +81,7 @@ class Recipe:
     shear: float = setting(0.24, up_to(1), "pixels sideways for each pixel up, at most")
     shift: float = setting(0.3, up_to(28), "pixels, at most")
     elastic: float = setting(0.8, up_to(28), "deviation of each pixel's smooth displacement, in pixels")
+    smooth: float = setting(4, up_to(28, least=1), "width of the Gaussian that smooths the displacement, in pixels")
     standardize: bool = setting(True, YES_OR_NO, "measure mean and deviation of the greys; if not, grey / 255")
     seed: int = setting(0, AT_LEAST_0, "of everything random")
     dataset: str = setting("auto", SOURCE, "auto, mnist, synthetic, or the path of a file or folder of digits")
@@ -129,7 +130,7 @@ class Recipe:
         """What makes the variants of the training images, if there are to be any."""
         if not self.augment:
             return None
-        return Distortion(self.rotate, self.scale, self.shear, self.shift, self.elastic)
+        return Distortion(self.rotate, self.scale, self.shear, self.shift, self.elastic, self.smooth)
 
     def fit_settings(self) -> dict[str, Any]:
         """The settings that `Network.fit` takes."""

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 CHUNK = 128  # images at a time: their working arrays stay in the cache
-SMOOTH = 4.0  # pixels; standard deviation of the Gaussian that Simard et al. smooth the elastic field with
-KNOTS = np.arange(-SMOOTH, 28 + SMOOTH, SMOOTH)  # of the coarse grid
 
 
-def elastic_basis() -> np.ndarray:
+def elastic_basis(smooth: float) -> np.ndarray:
     """(knots, 784): what each knot of a coarse grid of random numbers contributes to each pixel's displacement.
 
-    White noise on every pixel, smoothed by a Gaussian of width SMOOTH, is as good as white noise on a grid that coarse
-    with a Gaussian bump on every knot, and it is one matrix product. The bumps' squares add up to 1 in every pixel, so
-    numbers of deviation 1 make displacements of deviation 1.
+    White noise on every pixel, smoothed by a Gaussian of width `smooth`, is as good as white noise on a grid that
+    coarse with a Gaussian bump on every knot, and it is one matrix product. The bumps' squares add up to 1 in every
+    pixel, so numbers of deviation 1 make displacements of deviation 1.
     """
-    bumps = np.exp(-((np.arange(28)[:, None] - KNOTS) ** 2) / (2 * SMOOTH**2))
+    knots = np.arange(-smooth, 28 + smooth, smooth)
+    bumps = np.exp(-((np.arange(28)[:, None] - knots) ** 2) / (2 * smooth**2))
     bumps /= np.sqrt((bumps**2).sum(axis=1, keepdims=True))
     return np.einsum("yk,xl->klyx", bumps, bumps).reshape(-1, 784)
 
@@ -30,7 +29,8 @@ class Distortion:
 
     rotate: up to so many degrees either way; scale: width and height, each by a factor of up to exp(+-scale); shear: up
     to so many pixels sideways for each pixel up; shift: up to so many pixels, in x and in y (all evenly distributed);
-    elastic: standard deviation of the smooth displacement of each pixel, in pixels (Simard's alpha of 34 makes 1.4).
+    elastic: standard deviation of the smooth displacement of each pixel, in pixels (Simard's alpha of 34 makes 1.4);
+    smooth: that of the Gaussian it is smoothed with, in pixels (Simard: 4; Ciresan: 5 to 6).
     """
 
     rotate: float = 0.0
@@ -38,13 +38,14 @@ class Distortion:
     shear: float = 0.0
     shift: float = 0.0
     elastic: float = 0.0
+    smooth: float = 4.0
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A variant of each image, uint8 (N, 28, 28) -> uint8 (N, 28, 28). The same `rng`, the same variants."""
         result = np.empty_like(images)
         # A pixel's place in the old image is linear in random numbers: those of the knots, and the affine map's.
         centre = np.arange(28) - 13.5
-        basis = [*elastic_basis(), np.tile(centre, 28), np.repeat(centre, 28), np.ones(784)]
+        basis = [*elastic_basis(self.smooth), np.tile(centre, 28), np.repeat(centre, 28), np.ones(784)]
         basis = np.array(basis, np.float32)
         padded = np.zeros((CHUNK, 30, 30), np.float32)  # with a margin of 0, so that every place has four neighbours
         # working arrays, made once: with fresh ones for every chunk it takes half as long again
@@ -54,16 +55,16 @@ class Distortion:
             part = images[start : start + CHUNK]
             n = len(part)
             padded[:n, 1:29, 1:29] = part
-            np.matmul(self._draw(n, rng), basis, out=places[:, :n])
+            np.matmul(self._draw(n, len(basis), rng), basis, out=places[:, :n])
             grey = _sample(padded, places[:, :n], corner[:n], greys[:, :n])
             grey += 0.5
             result[start : start + CHUNK].reshape(-1, 784)[:] = grey  # rounded, now that a half is added
         return result
 
-    def _draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """The factors of the basis for x and y of n images: (2, n, knots + 3)."""
-        factors = np.empty((2, n, KNOTS.size**2 + 3), np.float32)
-        factors[..., :-3] = rng.standard_normal((2, n, KNOTS.size**2), dtype=np.float32)
+    def _draw(self, n: int, size: int, rng: np.random.Generator) -> np.ndarray:
+        """The factors of the basis for x and y of n images: (2, n, size); those of the affine map are the last 3."""
+        factors = np.empty((2, n, size), np.float32)
+        factors[..., :-3] = rng.standard_normal((2, n, size - 3), dtype=np.float32)
         factors[..., :-3] *= self.elastic
         angle = np.deg2rad(self.rotate) * rng.uniform(-1, 1, n)
         wide, high = np.exp(self.scale * rng.uniform(-1, 1, (2, n)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.augment import CHUNK, KNOTS, Distortion, elastic_basis
+from data.augment import CHUNK, Distortion, elastic_basis
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +67,13 @@ def test_shear():
     assert abs(sideways).max() < 0.5 * 7.5 + 0.05 and sideways.std() == pytest.approx(3.75 / np.sqrt(3), rel=0.1)
 
 
-def test_elastic():
-    basis = elastic_basis()
+@pytest.mark.parametrize("smooth", [4, 6.5])
+def test_elastic(smooth):
+    basis = elastic_basis(smooth)
     assert (basis**2).sum(axis=0) == pytest.approx(np.ones(784)), "a deviation of 1 in every pixel"
-    field = basis.T @ np.random.default_rng(0).standard_normal((KNOTS.size**2, 2000))
-    for distance in (2, 6):  # Gaussian noise smoothed by a Gaussian of width 4 has this correlation
+    field = basis.T @ np.random.default_rng(0).standard_normal((len(basis), 2000))
+    for distance in (2, 6):  # white noise smoothed by a Gaussian of that width has this correlation
         a, b = field[13 * 28 + 8], field[13 * 28 + 8 + distance]
-        assert np.corrcoef(a, b)[0, 1] == pytest.approx(np.exp(-(distance**2) / (4 * 4.0**2)), abs=0.05)
-    at = np.array([centre(image) for image in many({"elastic": 1.5}, dot(14, 14), 1000)])
+        assert np.corrcoef(a, b)[0, 1] == pytest.approx(np.exp(-(distance**2) / (4 * smooth**2)), abs=0.05)
+    at = np.array([centre(image) for image in many({"elastic": 1.5, "smooth": smooth}, dot(14, 14), 1000)])
     assert at.std(axis=0) == pytest.approx([1.5, 1.5], rel=0.1)

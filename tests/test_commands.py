@@ -223,6 +223,7 @@ def test_a_network_on_pictures_has_pictures_of_its_own(train, tmp_path):
         (["--rotate", "-1"], "rotate must lie in [0, 180], not -1.0"),
         (["--scale", "15"], "scale must lie in [0, 1], not 15.0"),
         (["--elastic", "1e39"], "elastic must lie in [0, 28]"),
+        (["--smooth", "0"], "smooth must lie in [1, 28], not 0"),
     ],
 )
 def test_bad_layers_and_strengths(train, flags, word):
