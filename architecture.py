@@ -4,6 +4,7 @@ conv 16 5, pool 2, relu, conv 32 3 dilation 2, batchnorm, relu, dense 128, relu
 """
 
 from collections.abc import Iterable
+from inspect import signature
 
 from convolution import Conv2D, Flatten, MaxPool2D
 from layers import ACTIVATIONS, BatchNorm, Dense, Layer
@@ -46,7 +47,7 @@ def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
             row.append(Flatten())
         try:
             settings = dict(zip(keys, map(number, [*first, *more[1::2]]), strict=True))
-            row.append(kind(**settings, **({"init": init} if kind in (Dense, Conv2D) else {})))
+            row.append(kind(**settings, **({"init": init} if "init" in signature(kind).parameters else {})))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{part.strip()!r}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from None
     return row

@@ -27,7 +27,7 @@ import storage
 from network import SPLIT, random_stream
 from recipe import Recipe
 from search import FIXED, Axis, Journal, Plan, Search, SearchError, advance, score, show, workers
-from training import train
+from training import model_path, train
 
 DEFAULT = Path(__file__).parent / "configs" / "search.toml"
 AGAIN = "the same command goes on"
@@ -45,8 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     images, labels, dataset = data.load(asked.dataset, "train", cli.folder(asked.data_dir), cli.note, cli.bar)
     plan.recipe = replace(asked, dataset=dataset)
     name = {"search": "best"}.get(arguments.config.stem, arguments.config.stem)
-    path = Path(asked.out or f"models/{name}" + ("" if dataset == "mnist" else f"-{dataset}"))
-    path = path.with_name(path.name.removesuffix(".npz") + ".npz")
+    path = model_path(asked.out, name, dataset)
     about = {"dataset": dataset, "data": data.fingerprint(images, labels)}
     training, validation = data.split(images, labels, asked.validation, dataset, random_stream(asked.seed, SPLIT))
     file = path.with_suffix("") / "search.jsonl"
@@ -129,12 +128,14 @@ def report(search: Search) -> None:
         for line in lines:
             place = axis.place(line["settings"][name])
             best[place] = max(best[place], score(line)[0])
-        print(f"\n{heading(name, axis):20}" + "".join(f"{label:>10}" for label in axis.labels))
-        print(f"{'best accuracy':20}" + "".join(f"{a:10.4f}" if a >= 0 else f"{'-':>10}" for a in best.values()))
+        cells = [f"{accuracy:.4f}" if accuracy >= 0 else "-" for accuracy in best.values()]
+        columns = [(label, cell, max(8, len(label)) + 2) for label, cell in zip(axis.labels, cells, strict=True)]
+        print(f"\n{heading(name, axis):20}" + "".join(f"{label:>{width}}" for label, _, width in columns))
+        print(f"{'best accuracy':20}" + "".join(f"{cell:>{width}}" for _, cell, width in columns))
     print("\nfinalists" + "".join(f"{recipe.flag(name):>14}" for name in search.plan.space) + "  validation accuracy")
     for rank, standing in enumerate(search.standings, 1):
         values = (show(getattr(standing.recipe, name)) for name in search.plan.space)
-        print(f"{rank:9}" + "".join(f"{value:>14}" for value in values) + f"  {spread(standing.scores)}")
+        print(f"{rank:9}" + "".join(f"  {value:>12}" for value in values) + f"  {spread(standing.scores)}")
     epochs = sum(line["epochs"] - line["from"] for line in search.lines())
     seconds = sum(line["seconds"] for line in search.lines())
     print(f"\n{len(lines)} trials, {epochs} epochs, {seconds:.0f} s of training\n", flush=True)
@@ -161,15 +162,15 @@ def draw(search: Search, folder: Path, title: str) -> None:
         heading(name, axis): (axis.labels, [axis.place(line["settings"][name]) for line in lines])
         for name, axis in search.plan.space.items()
     }
-    hidden = [show(search.trials[line["id"]].recipe.hidden) for line in lines]
+    titles = [search.trials[line["id"]].recipe.title for line in lines]
     seconds = [search.seconds(line["id"]) for line in lines]
     histories = [line["validation_accuracy"] for line in lines]
-    stops = sorted({line["epochs"] for line in lines})
+    epochs = [line["epochs"] for line in lines]
     figures = {
-        "pairs": plots.pairs(places, accuracies, f"{title}: best validation accuracy of each pair"),
+        "pairs": plots.pairs(places, accuracies, epochs, f"{title}: the best trial of each pair"),
         "values": plots.values(places, accuracies, f"{title}: {len(lines)} trials"),
-        "rungs": plots.rungs(histories, stops, f"{title}: {len(lines)} trials, {search.plan.method}"),
-        "times": plots.times(seconds, accuracies, hidden, f"{title}: time and accuracy of {len(lines)} trials"),
+        "rungs": plots.rungs(histories, sorted({*epochs}), f"{title}: {len(lines)} trials, {search.plan.method}"),
+        "times": plots.times(seconds, accuracies, titles, f"{title}: time and accuracy of {len(lines)} trials"),
     }
     for name, figure in figures.items():
         plots.save(figure, folder / f"search_{name}.png")

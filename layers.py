@@ -3,15 +3,16 @@
 The batch is the last axis. A batch of N vectors of length K is an array of shape (K, N), so a dense layer reads as in
 the textbook, z = W a + b, and the matrix product leaves its result in the layout that the next layer wants.
 
-Three rules hold for every layer:
+Four rules hold for every layer:
 
-- `forward(x)` and `backward(dy)` change neither `x` nor `dy`.
+- `forward` and `backward` change neither `x` nor `dy`.
 - What they return belongs to the layer and is valid until its next call: the buffers are allocated once. (`Flatten`
   alone hands on what it was given, in another shape.)
 - `backward` fills `grads` with the gradients of the loss for the batch that `forward` saw last.
+- What the network owns (`params`, `grads`, `state`) is written in place: np.matmul(dy, x.T, out=self.grads["W"]). A new
+  array in its stead, self.grads["W"] = dy @ x.T, is one that the network never sees.
 
-To add a layer: subclass `Layer`, write `connect`, `forward`, `backward`, and add it to the tables in architecture.py.
-To add an activation: subclass `Activation`, write `function` and `times_derivative`, and add it to `ACTIVATIONS`.
+README.md says how to add a layer, in five steps.
 """
 
 import math
@@ -363,7 +364,9 @@ class MeanSquaredError:
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """The outputs, clipped to be positive and scaled to the sum 1: (C, N) -> (C, N)."""
-        p = np.maximum(outputs, np.finfo(outputs.dtype).tiny, out=self.buffer("p", outputs.shape, outputs.dtype))
+        tiny = np.finfo(outputs.dtype).tiny
+        p = np.maximum(outputs, tiny, out=self.buffer("p", outputs.shape, outputs.dtype))
+        p[outputs.argmax(axis=0), np.arange(p.shape[1])] += tiny  # the largest stays it if none is positive
         p /= p.sum(axis=0)
         return p
 

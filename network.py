@@ -2,8 +2,8 @@
 
     images (N, 28, 28) uint8 -> standardise -> layer -> layer -> ... -> logits (10, N) -> loss
 
-The way of one training step, top to bottom: `fit` draws a batch, `forward` runs the layers, `backward` runs them the
-other way round, `update` moves the weights.
+The way of one training step, in `_epoch`: `standardise` makes numbers of a batch, `forward` runs the layers, `backward`
+runs them the other way round, `update` moves the weights. `fit` goes from epoch to epoch.
 """
 
 import itertools
@@ -298,7 +298,8 @@ class Network:
                     self.settle(images[order[:SETTLE_ON]])  # mixed, whatever order they come in
                 # a last look, because the very last step may have been the fatal one
                 scores = self.evaluate(*(validation or (images[order[:batch_size]], labels[order[:batch_size]])))
-            if not (loss < HOPELESS and scores["loss"] < HOPELESS):  # nor is nan
+            limit = HOPELESS if validation else 100 * HOPELESS  # of many images, or of a single batch
+            if not (loss < HOPELESS and scores["loss"] < limit):  # nor is nan
                 worst = loss if not loss < HOPELESS else scores["loss"]
                 raise DivergenceError(f"the loss came to {worst:.4g} in epoch {epoch + 1}: lower lr")
             record = {"epoch": epoch + 1, "lr": rates[0], "train_loss": loss, "train_accuracy": accuracy}

@@ -36,11 +36,11 @@ styled = rc_context(STYLE)  # as a decorator: what a function draws is in the on
 
 
 @styled
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically."""
+def save(figure: Figure, path: Path, maker: str | None = None) -> None:
+    """Write a figure as PNG, atomically. maker: what made it, as the file says; if not given, Matplotlib."""
     with storage.replace(path) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a letter of a file's name is shown as a box
-        figure.savefig(file, format="png")
+        figure.savefig(file, format="png", metadata={"Software": maker} if maker else None)
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, title: str = "") -> tuple[Figure, np.ndarray]:
@@ -225,10 +225,16 @@ def _error_ticks(low: float, high: float) -> np.ndarray:
 
 
 @styled
-def pairs(places: dict[str, tuple[list[str], list[int]]], accuracies: Sequence[float], title: str = "") -> Figure:
+def pairs(
+    places: dict[str, tuple[list[str], list[int]]],
+    accuracies: Sequence[float],
+    epochs: Sequence[int],
+    title: str = "",
+) -> Figure:
     """Best accuracy for each pair of hyper-parameters, as heat maps.
 
     places: for each hyper-parameter the names of its places, and the place of each trial. nan: a trial that diverged.
+    epochs: how long each trial was trained. What was stopped earlier than others says so: it cannot be compared.
     The colour follows the logarithm of the error, because among good networks small differences matter.
     """
     names = list(itertools.combinations(places, 2)) or [(name, name) for name in places]
@@ -242,13 +248,18 @@ def pairs(places: dict[str, tuple[list[str], list[int]]], accuracies: Sequence[f
     colours = colormaps["cividis_r"].with_extremes(bad="#eeeeee")
     for ax, (down, across) in zip(axes.flat, names, strict=False):
         best = np.full((len(places[down][0]), len(places[across][0])), np.nan)
-        for row, column, error in zip(places[down][1], places[across][1], errors, strict=True):
-            best[row, column] = np.fmin(best[row, column], error)
+        trained = np.zeros(best.shape, int)
+        for row, column, error, length in zip(places[down][1], places[across][1], errors, epochs, strict=True):
+            if not error >= best[row, column]:  # nor is nan
+                best[row, column], trained[row, column] = error, length
         image = ax.imshow(best, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
         for (row, column), error in np.ndenumerate(best):
             if np.isfinite(error):
                 colour = "black" if norm(error) < 0.5 else "white"
-                ax.text(column, row, f"{100 - error:.2f}", ha="center", va="center", fontsize=8.5, color=colour)
+                text = f"{100 - error:.2f}"
+                if trained[row, column] < max(epochs):
+                    text += f"\nepoch {trained[row, column]}"
+                ax.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
         ax.set_xticks(range(best.shape[1]), places[across][0])
         ax.set_yticks(range(best.shape[0]), places[down][0])
         ax.set(xlabel=across, ylabel=down)

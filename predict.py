@@ -35,7 +35,8 @@ SHOWN = 24  # pictures that --show draws
 DIGITS = list("0123456789")
 WIDEST = 60  # letters of a file's name in the table
 COLUMNS = "file digit probability runner_up runner_up_probability unsure real error".split()  # of the CSV file
-OURS = {".csv": ",".join(COLUMNS).encode(), ".png": b"Matplotlib"}  # by which a file of an earlier run is known
+MAKER = "predict.py --show"
+OURS = {".csv": ",".join(COLUMNS).encode(), ".png": MAKER.encode()}  # by which a file of an earlier run is known
 
 
 @cli.command
@@ -207,7 +208,7 @@ def draw(results: list[dict], path: Path) -> None:
         with contextlib.suppress(picture.PictureError):  # it has gone meanwhile
             looks.append((file.name, picture.thumbnail(file), picture.digit(file), result["probabilities"]))
     if looks:
-        plots.save(plots.predictions(looks), path)
+        plots.save(plots.predictions(looks), path, MAKER)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import math
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,14 +38,14 @@ def up_to(most: int, least: int = 0) -> Rule:
     return Rule(f"lie in [{least}, {most}]", lambda x: least <= x <= most)
 
 
-AT_LEAST_1 = Rule("be a whole number of at least 1", lambda n: n >= 1)
+AT_LEAST_1 = Rule("be a whole number from 1 to 1,000,000,000", lambda n: 1 <= n <= 10**9)
 AT_LEAST_0 = Rule("be a number of at least 0", lambda x: 0 <= x < math.inf)
 ABOVE_0 = Rule("be a number above 0", lambda x: 0 < x < math.inf)
 SHARE = Rule("lie in [0, 1)", lambda x: 0 <= x < 1)
 SIZES = Rule("hold whole numbers from 1 to a million", lambda sizes: all(1 <= size <= 10**6 for size in sizes))
 PART = Rule("be a whole number of images or a share in [0, 1)", lambda x: 0 <= x < 1 or (x < math.inf and x == int(x)))
 YES_OR_NO = Rule("be true or false")
-SOURCE = Rule("be auto, mnist, synthetic or a path", bool)
+SOURCE = Rule("be auto, mnist, synthetic or a path that can be printed", lambda text: text and text.isprintable())
 TEXT = Rule("be a text")
 MODEL = Rule("name a file", lambda text: text == "" or Path(text).name.removesuffix(".npz").strip(".") != "")
 
@@ -105,7 +105,24 @@ class Recipe:
     @classmethod
     def read(cls, path: Path, changes: dict[str, Any]) -> "Recipe":
         """The recipe in a TOML file, with `changes` on top. RecipeError names the file or the key that is wrong."""
-        return cls(**named(cls, toml(path), path) | changes)
+        result = cls(**named(cls, toml(path), path) | changes)
+        result.refuse_idle(changes)
+        return result
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """The settings that do nothing because of another one, and what to do about it."""
+        replaced = ("hidden", "activation") if self.layers else ()
+        strengths = () if self.augment else [spec.name for spec in fields(Distortion)]
+        return dict.fromkeys(replaced, "beside layers: leave one of them out") | dict.fromkeys(
+            strengths, "without augment: set that too"
+        )
+
+    def refuse_idle(self, asked: Iterable[str]) -> None:
+        """RecipeError for the first of the settings somebody asked for that does nothing."""
+        for name in asked:
+            if name in self.idle:
+                raise RecipeError(f"{flag(name)} does nothing {self.idle[name]}")
 
     def settings(self) -> dict[str, Any]:
         """What makes a difference to the model."""
@@ -113,8 +130,8 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The text of a file that `read` turns into the same settings again."""
-        lines = (f"{flag(name)} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in self.settings().items())
-        return "".join(lines)
+        used = {name: value for name, value in self.settings().items() if name not in self.idle}
+        return "".join(f"{flag(name)} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in used.items())
 
     @property
     def title(self) -> str:
@@ -182,11 +199,17 @@ def checked(spec: Field, value: Any) -> Any:
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type = Recipe, names: Iterable[str] | None = None) -> None:
-    """One flag for every setting, or for those in `names`; only those that are given end up in the namespace."""
+    """One flag for every setting, or for those in `names`; only those that are given end up in the namespace.
+
+    The help says in brackets what holds if neither the command line nor the recipe says anything.
+    """
     for spec in fields(cls):
         if "rule" not in spec.metadata or (names is not None and spec.name not in names):
             continue
         rule, text = spec.metadata["rule"], spec.metadata["text"]
+        default = spec.default_factory() if spec.default is MISSING else [spec.default]
+        if default != [""]:
+            text += f" [{' '.join(map(str, default)).lower()}]"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if spec.type is bool:
             options["action"] = argparse.BooleanOptionalAction

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in networks:
         if path.suffix != ".npz":
             raise storage.StorageError(f"{path} should be named {path.name}.npz: its pictures go to {path.name}/")
-    trained_on = {str(network.about.get("dataset", "mnist")) for network in networks.values()}
+    trained_on = {str(network.about.get("dataset", "data it does not name")) for network in networks.values()}
     wanted = arguments.dataset or choose(trained_on)
     images, labels, dataset = data.load(wanted, "test", cli.folder(arguments.data_dir), cli.note, cli.bar)
     if trained_on != {dataset}:

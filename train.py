@@ -19,7 +19,7 @@ import data
 import recipe
 from network import SPLIT, random_stream
 from recipe import Recipe
-from training import train
+from training import model_path, train
 
 
 @cli.command
@@ -28,9 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     settings = Recipe.read(arguments.config, recipe.given(arguments))
     images, labels, dataset = data.load(settings.dataset, "train", cli.folder(settings.data_dir), cli.note, cli.bar)
-    name = arguments.config.stem + ("" if dataset == "mnist" else f"-{dataset}")
-    path = Path(settings.out or f"models/{name}")
-    path = path.with_name(path.name.removesuffix(".npz") + ".npz")
+    path = model_path(settings.out, arguments.config.stem, dataset)
     about = {"dataset": dataset, "data": data.fingerprint(images, labels)}
     finished = {}
     for seed in range(settings.seed, settings.seed + settings.repeat):
@@ -52,7 +50,7 @@ def parser() -> cli.Parser:
     default = Path(__file__).parent / "configs" / "two_layer.toml"
     result.add_argument("--config", type=Path, default=default, help="recipe to start from (configs/two_layer.toml)")
     result.add_argument("--resume", action="store_true", help="go on after the last finished epoch of a stopped run")
-    recipe.add_flags(result.add_argument_group("settings, each with precedence over the recipe"))
+    recipe.add_flags(result.add_argument_group("settings, each before the recipe [and what holds if neither says]"))
     return result
 
 

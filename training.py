@@ -34,7 +34,7 @@ class Run:
 
     about: dict
     history: list[dict] = field(default_factory=list)
-    first: dict = field(default_factory=dict)  # parameters after the first epoch
+    first: dict = field(default_factory=dict)  # the first layer's weights after the first epoch, for its picture
     best: dict = field(default_factory=dict)  # parameters after the best epoch
 
     def add(self, record: dict, network: Network) -> None:
@@ -42,7 +42,8 @@ class Run:
         now = network.snapshot()
         history = [*self.history, record]
         best = now if best_epoch(history) == record["epoch"] else self.best
-        self.history, self.first, self.best = history, self.first or now, best
+        first = self.first or {name: a for name, a in now.items() if name == "0.W"}
+        self.history, self.first, self.best = history, first, best
 
     def save(self, path: Path, network: Network) -> None:
         """Write run and network to a checkpoint."""
@@ -53,7 +54,7 @@ class Run:
     def resume(self, path: Path, network: Network) -> None:
         """Go back to the state in a checkpoint. StorageError if it belongs to another run."""
         description, arrays = storage.read(path, "checkpoint")
-        if description["about"] != self.about:
+        if not same_run(self.about, description["about"]):
             raise storage.StorageError(f"{path} belongs to a run with other settings: use those, or remove it")
         groups = {group: {} for group in ("now", "first", "best")}
         network.velocity = arrays.pop("velocity")
@@ -62,6 +63,18 @@ class Run:
             groups[group][name] = a
         network.restore(groups["now"])
         self.history, self.first, self.best = description["history"], groups["first"], groups["best"]
+
+
+def model_path(out: str, name: str, dataset: str) -> Path:
+    """The file of a model: `out`, or models/NAME.npz, with the data set in its name if that is not MNIST."""
+    path = Path(out or f"models/{name}" + ("" if dataset == "mnist" else f"-{dataset}"))
+    return path.with_name(path.name.removesuffix(".npz") + ".npz")
+
+
+def same_run(about: dict, saved: dict) -> bool:
+    """Whether a model or checkpoint is of this run. A setting that came after it was written had its default then."""
+    saved = saved | {"recipe": Recipe().settings() | saved.get("recipe", {})}
+    return about.items() <= saved.items()
 
 
 def best_epoch(history: list[dict]) -> int:
@@ -95,7 +108,7 @@ def train(
         run.resume(checkpoint, network)
     elif resume and path.exists():
         saved = Network.load(path).about
-        if saved.get("finished") and run.about.items() <= saved.items():
+        if saved.get("finished") and same_run(run.about, saved):
             return saved, 0
     images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
     print(f"{path.stem}: {settings.title}, {network.parameter_count:,} parameters; {settings.dataset}: {images}")

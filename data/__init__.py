@@ -1,7 +1,8 @@
 """The digits: `load` is the one door, whatever they are and wherever they come from."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,24 +19,26 @@ def load(
     dataset: str,
     part: str,
     folder: Path | None = None,
-    note: Callable[[str], None] = lambda line: None,
-    progress: Callable[[Iterable, str], Iterable] = lambda items, text: items,
+    note: Callable[[str], None] | None = None,
+    progress: formats.Progress = formats.quiet,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Images uint8 (N, 28, 28), labels int64 (N,) and the name of the data set; `part` is "train" or "test".
 
     dataset: "mnist", "synthetic", "auto" (MNIST if it is there or can be had, else synthetic, with a warning), or the
     path of a file or folder that `formats.read` knows. Only the files of `part` are opened.
-    note: takes lines for the user; progress: wraps long loops. DataError if the data cannot be had.
+    note: takes lines for the user (if there is none, the warning is one of Python's); progress: wraps long loops.
+    DataError if the data cannot be had.
     """
+    quiet, loud = note or (lambda line: None), note or warnings.warn
     if dataset == "auto":
         try:
-            return *mnist.load(part, folder, note), "mnist"
+            return *mnist.load(part, folder, quiet), "mnist"
         except mnist.NotFound as error:
-            note(f"WARNING: {error}")
-            note("WARNING: going on with SYNTHETIC digits drawn from fonts. No figure below is a figure for MNIST.")
+            loud(f"WARNING: {error}")
+            loud("WARNING: going on with SYNTHETIC digits drawn from fonts. No figure below is a figure for MNIST.")
             dataset = "synthetic"
     if dataset == "mnist":
-        return *mnist.load(part, folder, note), "mnist"
+        return *mnist.load(part, folder, quiet), "mnist"
     if dataset == "synthetic":
         return *synthetic.load(part, folder, progress), "synthetic"
     path = Path(dataset).resolve()

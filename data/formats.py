@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -123,7 +124,7 @@ def _read_folder(path: Path, part: str, progress: Progress) -> tuple[np.ndarray,
     if all(idx):
         labels, images = (parse_idx(read_bytes(file), str(file)) for file in idx)
         return images, labels
-    files = [*path.glob(f"*{part}.csv"), *path.glob(f"*{part}.csv.gz")]
+    files = [file for file in path.iterdir() if re.fullmatch(rf"(.*[-_. ])?{part}\.csv(\.gz)?", file.name)]
     if len(files) > 1:
         raise DataError(f"{path} has several files of {part} digits, {files[0].name} and {files[1].name}: name the one")
     if files:
@@ -242,13 +243,13 @@ def check(images: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray
     if images.dtype != np.uint8 or images.shape[1:] != (28, 28) or not len(images):
         raise DataError(f"{name}: images must be bytes (N, 28, 28), not {images.dtype} {images.shape}")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise DataError(f"{name}: {len(images)} images need as many whole numbers as labels, not {labels.shape}")
+        raise DataError(f"{name}: labels must be integers, one an image, not {labels.dtype} {labels.shape}")
     if labels.min() < 0 or labels.max() > 9:
         raise DataError(f"{name}: labels must lie in 0 to 9, not {labels.min()} to {labels.max()}")
     return images, labels.astype(np.int64)
 
 
-def write_idx(folder: Path, part: str, images: np.ndarray, labels: np.ndarray, progress: Progress = quiet) -> None:
+def write_idx(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
     """Two gzipped IDX files, named as MNIST's are."""
     for kind, array in zip(("images", "labels"), (images, labels), strict=True):
         name = f"{'t10k' if part == 'test' else part}-{kind}-idx{array.ndim}-ubyte.gz"

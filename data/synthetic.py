@@ -5,12 +5,12 @@ random warp. 60,000 to train and 10,000 to test, the same ones for the same seed
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 import storage
+from data.formats import Progress, quiet
 
 VERSION = 1  # of the drawing; another one makes old caches void
 COUNTS = {"train": 60_000, "test": 10_000}
@@ -27,7 +27,7 @@ CHUNK = 1000  # images at a time
 def load(
     part: str,
     folder: Path | None = None,
-    progress: Callable[[Iterable, str], Iterable] = lambda items, text: items,
+    progress: Progress = quiet,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (N, 28, 28) and labels int64 (N,) of "train" or "test", kept in a file once they are drawn."""
@@ -46,7 +46,7 @@ def load(
 def draw(
     count: int,
     rng: np.random.Generator,
-    progress: Callable[[Iterable, str], Iterable] = lambda items, text: items,
+    progress: Progress = quiet,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` random digits: images uint8 (N, 28, 28), labels int64 (N,)."""
     large = glyphs()  # (styles, 10, CANVAS, CANVAS)

@@ -138,9 +138,8 @@ class Plan:
             raise RecipeError("a search chooses on validation images: set validation above 0")
         for axis in self.space.values():
             for value in axis.values:
-                replace(self.recipe, **{axis.name: value})  # a RecipeError comes now rather than in the middle
-        if (self.recipe.layers or "layers" in self.space) and self.space.keys() & {"hidden", "activation"}:
-            raise RecipeError("hidden and activation do nothing beside layers: search over layers alone")
+                # a RecipeError comes now rather than in the middle
+                replace(self.recipe, **{axis.name: value}).refuse_idle(self.space)
 
     @classmethod
     def read(cls, path: Path, changes: dict[str, Any], axes: dict[str, list | dict]) -> "Plan":
@@ -165,7 +164,9 @@ class Plan:
         base |= {name: axis.values[0] for name, axis in read.items() if len(axis.values) == 1}
         read = {spec.name: read[spec.name] for spec in fields(Recipe) if spec.name in read}  # always in the same order
         read = {name: axis for name, axis in read.items() if len(axis.values) > 1}
-        return cls(**own, recipe=Recipe(**base), space=read)
+        result = cls(**own, recipe=Recipe(**base), space=read)
+        result.recipe.refuse_idle([*changes, *axes])
+        return result
 
     def description(self) -> dict:
         """All of it as JSON can hold it."""

@@ -264,6 +264,9 @@ def test_auto_falls_back_loudly(tmp_path, few):
     images, labels, name = data.load("auto", "train", tmp_path, notes.append)
     assert name == "synthetic" and images.shape == (300, 28, 28) and labels.shape == (300,)
     assert sum("WARNING" in line for line in notes) == 2 and any("SYNTHETIC" in line for line in notes)
+    with pytest.warns(UserWarning) as warned:  # who takes no notes is told as well
+        data.load("auto", "train", tmp_path)
+    assert "SYNTHETIC" in str(warned[-1].message)
     with pytest.raises(DataError, match="MNIST_DIR"):
         data.load("mnist", "train", tmp_path)
 

@@ -379,8 +379,18 @@ def test_a_second_training_measures_its_own_images(digits):
     assert grey_statistics(np.full((3, 28, 28), 7, np.uint8)) == (7, 1), "no division by zero"
 
 
+def test_a_hard_batch_is_no_divergence(digits, monkeypatch):
+    """Without validation images the last look is at one batch, which may be far worse than the mean of all."""
+    (x, y), _ = digits
+    net = Network(mlp([]), seed=1)
+    monkeypatch.setattr(Network, "evaluate", lambda self, *_: {"loss": 2 * module.HOPELESS, "accuracy": 0})
+    assert len(list(net.fit(x, y, epochs=1))) == 1
+    with pytest.raises(DivergenceError):
+        list(net.fit(x, y, (x, y), epochs=1))
+
+
 def test_streams_are_separate():
-    """Neither the network's size nor the number of epochs changes another stream's draws."""
+    """Each purpose draws its own numbers, and a larger network does not change those of its first layer."""
     a, b = (module.random_stream(5, purpose).random(4) for purpose in (module.INITIALISATION, module.ORDER))
     assert (a != b).all()
     assert (Network(mlp([8]), seed=1).parameters()["0.W"] == Network(mlp([8, 4]), seed=1).parameters()["0.W"]).all()

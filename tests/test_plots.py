@@ -73,14 +73,14 @@ PLACES = {"hidden": (["64", "128"], [0, 0, 1, 1]), "lr": (["0.01", "0.1"], [0, 1
 
 
 def test_pairs_show_the_best_of_each_pair():
-    ax = plots.pairs(PLACES, [0.9, 0.98, np.nan, 1.0]).axes[0]
+    ax = plots.pairs(PLACES, [0.9, 0.98, np.nan, 1.0], [4, 1, 4, 4]).axes[0]
     assert ax.get_xlabel() == "lr" and ax.get_ylabel() == "hidden"
     errors = ax.images[0].get_array()
     assert np.allclose(errors[0], [10, 2]) and errors.mask[1, 0] and errors[1, 1] == 0.01, "0 has no logarithm"
-    assert [text.get_text() for text in ax.texts] == ["90.00", "98.00", "99.99"]
+    assert [text.get_text() for text in ax.texts] == ["90.00", "98.00\nepoch 1", "99.99"]
     three = {**PLACES, "weight-decay": (["0"], [0, 0, 0, 0])}
-    assert len(plots.pairs(three, [0.9, 0.98, 0.97, 0.96]).axes) == 3 + 1
-    assert len(plots.pairs({"lr": PLACES["lr"]}, [0.9, 0.98, 0.97, 0.96]).axes) == 1 + 1
+    assert len(plots.pairs(three, [0.9, 0.98, 0.97, 0.96], [4] * 4).axes) == 3 + 1
+    assert len(plots.pairs({"lr": PLACES["lr"]}, [0.9, 0.98, 0.97, 0.96], [4] * 4).axes) == 1 + 1
 
 
 def test_values_mark_the_best():

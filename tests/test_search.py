@@ -118,7 +118,10 @@ def test_the_order_of_the_space_is_always_the_same():
     "axes, word",
     [
         ({"layers": ["batchnrom", "relu"]}, "no layer is called 'batchnrom'"),
-        ({"layers": ["tanh", "relu"]}, "hidden and activation do nothing beside layers"),
+        ({"layers": ["tanh", "relu"]}, "hidden does nothing beside layers"),
+        ({"layers": ["tanh"]}, "hidden does nothing beside layers"),
+        ({"rotate": [5, 10]}, "rotate does nothing without augment"),
+        ({"rotate": [5]}, "rotate does nothing without augment"),
         ({"epochs": [1, 2]}, "epochs cannot be searched"),
     ],
 )

@@ -52,7 +52,7 @@ def main() -> None:
 def by_value(space: dict, lines: list[dict]) -> list[list[str]]:
     """For each hyper-parameter a row with its values and the best validation accuracy of each."""
     width = max(len(axis["values"]) for axis in space.values())
-    rows = [["", *[""] * width]]
+    rows = [["setting", "value: accuracy", *[""] * (width - 1)]]
     for name, axis in space.items():
         best = [
             max(max(line["validation_accuracy"]) for line in lines if line["settings"][name] == value)

@@ -254,10 +254,10 @@ def pictures(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
     best = note("784-1024-10, batch 128", [1024, 128], seconds, rows, {})
     if "one thread" not in best:
         return
-    one, both = (f"{round(100 * (best[b] / best[a] - 1))} % to its {best[a]:.2f} s" for a, b in (
+    one, both = (f"{round(100 * (best[b] / best[a] - 1))} % longer than {best[a]:.2f} s" for a, b in (
         ("one thread", "one thread, distorted"), ("ours", "distorted")))  # fmt: skip
-    text = f"Distorting 60,000 images takes {best['distortion alone']:.2f} s on one core. Done beside an epoch of "
-    text += f"784-1024-10 in batches of 128, it adds {one} on one BLAS thread, and {both} if BLAS has all cores."
+    text = f"Distorting 60,000 images takes {best['distortion alone']:.2f} s on one core. Beside the training of "
+    text += f"784-1024-10 in batches of 128, an epoch takes {one} if BLAS has one thread, {both} if it has all cores."
     print(text)
     if arguments.readme:
         put("speed of pictures", table, f"{text} Best of {arguments.rounds} rounds; {machine()}.")
