@@ -191,6 +191,8 @@ def test_bad_csv_is_refused_in_one_line(tmp_path, text):
 def test_csv_files_in_a_folder(tmp_path, digits):
     for part, pair in zip(("train", "test"), digits, strict=True):
         (tmp_path / f"mnist_{part}.csv").write_text(rows(*pair))
+    for other in "latest.csv", "constrain.csv":  # which only end like one
+        (tmp_path / other).write_text("something else")
     for part, (images, labels) in zip(("train", "test"), digits, strict=True):
         read, answers = formats.read(tmp_path, part)
         assert (read == images).all() and (answers == labels).all()
