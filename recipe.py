@@ -47,6 +47,7 @@ PART = Rule("be a whole number of images or a share in [0, 1)", lambda x: 0 <= x
 YES_OR_NO = Rule("be true or false")
 SOURCE = Rule("be auto, mnist, synthetic or a path that can be printed", lambda text: text and text.isprintable())
 TEXT = Rule("be a text")
+STRENGTHS = [spec.name for spec in fields(Distortion)]  # settings of a recipe by the same names
 MODEL = Rule("name a file", lambda text: text == "" or Path(text).name.removesuffix(".npz").strip(".") != "")
 
 
@@ -112,11 +113,9 @@ class Recipe:
     @property
     def idle(self) -> dict[str, str]:
         """The settings that do nothing because of another one, and what to do about it."""
-        replaced = ("hidden", "activation") if self.layers else ()
-        strengths = () if self.augment else [spec.name for spec in fields(Distortion)]
-        return dict.fromkeys(replaced, "beside layers: leave one of them out") | dict.fromkeys(
-            strengths, "without augment: set that too"
-        )
+        replaced = dict.fromkeys(("hidden", "activation"), "beside layers: leave one of them out")
+        strengths = dict.fromkeys(STRENGTHS, "without augment: set that too")
+        return (replaced if self.layers else {}) | ({} if self.augment else strengths)
 
     def refuse_idle(self, asked: Iterable[str]) -> None:
         """RecipeError for the first of the settings somebody asked for that does nothing."""
@@ -147,7 +146,7 @@ class Recipe:
         """What makes the variants of the training images, if there are to be any."""
         if not self.augment:
             return None
-        return Distortion(self.rotate, self.scale, self.shear, self.shift, self.elastic, self.smooth)
+        return Distortion(**{name: getattr(self, name) for name in STRENGTHS})
 
     def fit_settings(self) -> dict[str, Any]:
         """The settings that `Network.fit` takes."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from architecture import mlp
 from data import formats, mnist
 from network import Network
+from recipe import Recipe
 
 from .conftest import ROOT, script
 
@@ -151,8 +153,6 @@ def test_recipes_and_flags_say_the_same(train, run, archive, tmp_path):
 
 
 def test_recipes_are_written_as_they_are_read(tmp_path):
-    from recipe import Recipe
-
     recipe = Recipe(hidden=[], lr=0.3, validation=0.2, nesterov=True, dataset='a "b"\\c')
     (tmp_path / "r.toml").write_text(recipe.to_toml())
     assert Recipe.read(tmp_path / "r.toml", {}) == recipe
@@ -209,6 +209,12 @@ def test_killed_and_resumed_equals_undisturbed(train, archive, tmp_path, more):
     assert not (tmp_path / "m" / "checkpoint.npz").exists()
     again = train(*arguments[2:], "--out", "m.npz", "--resume")
     assert again[0] == 0 and again[1].splitlines() == out.splitlines()[-1:], "nothing is left to do"
+
+
+def test_every_strength_of_a_recipe_reaches_the_distortion():
+    strengths = {"rotate": 1, "scale": 0.2, "shear": 0.3, "shift": 4, "elastic": 5, "smooth": 6}
+    assert asdict(Recipe(augment=True, **strengths).distortion()) == strengths
+    assert Recipe(**strengths).distortion() is None
 
 
 def test_a_model_older_than_a_setting_is_not_trained_again(train, tmp_path):
