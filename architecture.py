@@ -1,4 +1,4 @@
-"""Rows of layers: from the words of a recipe, from the description in a model file, and whether they fit together.
+"""Stacks of layers: from the words of a recipe, from the description in a model file, and whether they fit together.
 
 conv 16 5, pool 2, relu, conv 32 3 dilation 2, batchnorm, relu, dense 128, relu
 """
@@ -9,7 +9,6 @@ from inspect import signature
 from convolution import Conv2D, Flatten, MaxPool2D
 from layers import ACTIVATIONS, BatchNorm, Dense, Layer
 
-LAYERS = {layer.__name__: layer for layer in (Dense, BatchNorm, Conv2D, MaxPool2D, Flatten, *ACTIVATIONS.values())}
 WORDS = {  # what a recipe calls them, and what the numbers behind that are
     "dense": (Dense, "units"),
     "conv": (Conv2D, "filters", "size"),
@@ -17,14 +16,15 @@ WORDS = {  # what a recipe calls them, and what the numbers behind that are
     "batchnorm": (BatchNorm,),
     **{name: (layer,) for name, layer in ACTIVATIONS.items()},
 }
+LAYERS = {layer.__name__: layer for layer in (Flatten, *(layer for layer, *_ in WORDS.values()))}  # in model files
 
 
 def mlp(hidden: Iterable[int], activation: str = "relu", init: str = "he", classes: int = 10) -> list[Layer]:
     """The layers of a multi-layer perceptron; no hidden size at all makes it softmax regression."""
-    row: list[Layer] = []
+    stack: list[Layer] = []
     for units in hidden:
-        row += [Dense(units, init), ACTIVATIONS[activation]()]
-    return [*row, Dense(classes, init)]
+        stack += [Dense(units, init), ACTIVATIONS[activation]()]
+    return [*stack, Dense(classes, init)]
 
 
 def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
@@ -33,7 +33,7 @@ def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
     Each is a word, its numbers, and more settings by name: conv 16 5 stride 2. Where pictures meet a dense layer, they
     are flattened.
     """
-    row: list[Layer] = []
+    stack: list[Layer] = []
     for part in [*text.split(","), f"dense {classes}"]:
         word, *values = part.split() or [""]
         if word not in WORDS:
@@ -43,14 +43,14 @@ def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
         keys = [*names, *more[::2]]
         if len(first) < len(names) or len(more) % 2 or len({*keys, "init"}) <= len(keys):
             raise ValueError(f"{part.strip()!r}: say {' '.join([word, *names])}, then more settings as NAME VALUE")
-        if kind is Dense and input_shape(row) != (784,) and not any(isinstance(layer, Flatten) for layer in row):
-            row.append(Flatten())
+        if kind is Dense and input_shape(stack) != (784,) and not any(isinstance(layer, Flatten) for layer in stack):
+            stack.append(Flatten())
         try:
             settings = dict(zip(keys, map(number, [*first, *more[1::2]]), strict=True))
-            row.append(kind(**settings, **({"init": init} if "init" in signature(kind).parameters else {})))
+            stack.append(kind(**settings, **({"init": init} if "init" in signature(kind).parameters else {})))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{part.strip()!r}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from None
-    return row
+    return stack
 
 
 def number(text: str) -> int | float:

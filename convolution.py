@@ -1,9 +1,10 @@
 """Layers for pictures: convolution, max-pooling, and the step from pictures to vectors.
 
 A batch of N pictures with C channels of H x W is an array of shape (H, C, W, N): rows first, batch last. Why: unrolled
-along its width only, each row of the picture is a matrix (C * k, W * N), and the k rows that a row of the output looks
-at lie behind each other in memory. So they are one matrix already, (k * C * k, W * N), nothing is copied, and a row of
-the output is one product: y[h] = W x[h : h + k]. An image (28, 28) is (28, 1, 28), byte for byte.
+along its width, a copy k times as large, each row of the picture is a matrix (C * k, wide * N), where `wide` is the
+width of the output, and the k rows that a row of the output looks at lie behind each other in memory. Unless they are
+dilated, they are one matrix already, (k * C * k, wide * N), and a row of the output is one product with the weights.
+The usual unrolling copies k * k times. An image (28, 28) is (28, 1, 28), byte for byte.
 """
 
 import math
@@ -11,7 +12,7 @@ import math
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from layers import INITS, Layer, whole
+from layers import INITS, Layer, known, whole
 
 
 class Conv2D(Layer):
@@ -32,8 +33,7 @@ class Conv2D(Layer):
         super().__init__()
         whole(1, 1000, filters=filters, size=size, stride=stride, dilation=dilation)
         whole(0, 1000, padding=padding)
-        if init not in INITS:
-            raise ValueError(f"init must be one of {', '.join(INITS)}, not {init!r}")
+        known(INITS, init=init)
         self.filters, self.size, self.stride, self.padding, self.dilation = filters, size, stride, padding, dilation
         self.init = init
 
@@ -118,7 +118,10 @@ class Conv2D(Layer):
 
 
 class MaxPool2D(Layer):
-    """y[h, c, w] = the largest of the size x size pixels from x[h s, c, w s] on; the gradient goes to the first one."""
+    """y[h, c, w] = the largest of the size x size pixels from x[h s, c, w s] on, with stride s.
+
+    dx is dy at that pixel, at the first of several equal ones, and 0 elsewhere; summed, where windows overlap.
+    """
 
     pictures = True
 
@@ -135,13 +138,12 @@ class MaxPool2D(Layer):
             raise ValueError(f"takes pictures, not inputs of shape {shape}")
         if min(shape[0], shape[2]) < self.size:
             raise ValueError(f"covers {self.size} x {self.size} pixels, but its input has {shape[0]} x {shape[2]}")
-        high, wide = ((pixels - self.size) // self.stride + 1 for pixels in (shape[0], shape[2]))
-        return (high, shape[1], wide)
+        self.high, self.wide = ((pixels - self.size) // self.stride + 1 for pixels in (shape[0], shape[2]))
+        return (self.high, shape[1], self.wide)
 
     def _parts(self, x: np.ndarray) -> list[np.ndarray]:
         """For each of the size x size places in a window, that pixel of every window."""
-        high, wide = ((pixels - self.size) // self.stride + 1 for pixels in (x.shape[0], x.shape[2]))
-        rows, columns = (self.stride * (count - 1) + 1 for count in (high, wide))
+        rows, columns = (self.stride * (count - 1) + 1 for count in (self.high, self.wide))
         places = np.ndindex(self.size, self.size)
         return [x[i : i + rows : self.stride, :, j : j + columns : self.stride] for i, j in places]
 

@@ -40,6 +40,7 @@ class Pad:
         self.buttons = {}
         for column, (name, action) in enumerate({"clear": self.clear, "save": self.save}.items()):
             self.buttons[name] = Button(figure.add_subplot(grid[1, column]), name)
+            self.buttons[name].ax.spines[:].set_visible(True)
             self.buttons[name].on_clicked(action)
         self.message = figure.add_subplot(grid[1, 2])
         self.message.set_axis_off()

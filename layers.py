@@ -1,7 +1,7 @@
-"""The layers a network is a row of: each one knows its formula and its derivatives, in plain NumPy.
+"""The layers a network is a stack of: each one knows its formula and its derivatives, in plain NumPy.
 
 The batch is the last axis. A batch of N vectors of length K is an array of shape (K, N), so a dense layer reads as in
-the textbook, z = W a + b, and the matrix product leaves its result in the layout that the next layer wants.
+the textbook, y = W x + b, and the matrix product leaves its result in the layout that the next layer wants.
 
 Four rules hold for every layer:
 
@@ -16,6 +16,7 @@ README.md says how to add a layer, in five steps.
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -32,6 +33,13 @@ def whole(least: int, most: int, **values: int) -> None:
     for name, value in values.items():
         if type(value) is not int or not least <= value <= most:
             raise ValueError(f"{name} must be a whole number from {least} to {most:,}, not {value!r}")
+
+
+def known(names: Iterable[str], **values: str) -> None:
+    """ValueError for a value that is none of these names."""
+    for name, value in values.items():
+        if value not in names:
+            raise ValueError(f"{name} must be one of {', '.join(names)}, not {value!r}")
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -111,8 +119,7 @@ class Dense(Layer):
     def __init__(self, units: int, init: str = "he") -> None:
         super().__init__()
         whole(1, 10**6, units=units)
-        if init not in INITS:
-            raise ValueError(f"init must be one of {', '.join(INITS)}, not {init!r}")
+        known(INITS, init=init)
         self.units, self.init = units, init
 
     def config(self) -> dict:
@@ -150,13 +157,14 @@ class BatchNorm(Layer):
     """y = gamma (x - mean) / sqrt(variance + eps) + beta, for each feature, or each channel of pictures (H, C, W, N).
 
     In training mean and variance are those of the batch, over all it has of the feature (M numbers); for use they are
-    running averages: running = momentum * running + (1 - momentum) * batch, with the variance's M / (M - 1), or what
+    running averages: running = momentum * running + (1 - momentum) * batch, the variance times M / (M - 1), or what
     `Network.settle` made of them.
     With x^ = (x - mean) / sqrt(variance + eps), and sums over the same M numbers, in training:
 
         dgamma = sum dy x^    dbeta = sum dy    dx = gamma / sqrt(variance + eps) * (dy - dbeta / M - x^ dgamma / M)
 
-    Ioffe & Szegedy 2015. Gamma and beta: (features,).
+    Ioffe & Szegedy 2015. Gamma and beta: (features,). The bias of a layer before this one does nothing, because the
+    mean takes it away again.
     """
 
     def __init__(self, momentum: float = 0.9, eps: float = 1e-5) -> None:

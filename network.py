@@ -1,8 +1,8 @@
-"""A network: a row of layers, trained by mini-batch gradient descent, kept in one file.
+"""A network: a stack of layers, trained by mini-batch gradient descent, kept in one file.
 
-    images (N, 28, 28) uint8 -> standardise -> layer -> layer -> ... -> logits (10, N) -> loss
+    images (N, 28, 28) uint8 -> standardize -> layer -> layer -> ... -> logits (10, N) -> loss
 
-The way of one training step, in `_epoch`: `standardise` makes numbers of a batch, `forward` runs the layers, `backward`
+The way of one training step, in `_epoch`: `standardize` makes numbers of a batch, `forward` runs the layers, `backward`
 runs them the other way round, `update` moves the weights. `fit` goes from epoch to epoch.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import architecture
 import storage
 from architecture import LAYERS, connect
-from layers import LOSSES, BatchNorm, Buffers, Layer, aligned_zeros
+from layers import LOSSES, BatchNorm, Buffers, Layer, aligned_zeros, known
 
 FORMAT = 1  # of the model file
 INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(5)  # the independent random streams of one seed
@@ -78,7 +78,7 @@ def ahead(augment: Augment, images: np.ndarray, seed: int, epochs: range) -> Ite
 
 
 class Network:
-    """A row of layers with its parameters, its input statistics and its loss.
+    """A stack of layers with its parameters, its input statistics and its loss.
 
     layers: in the order the data takes; input_shape: of one image as the first layer wants it, if not given (28, 1, 28)
     for layers that take pictures and else (784,); seed: of the first weights; dtype: float32, or float64 to check it.
@@ -94,8 +94,7 @@ class Network:
         seed: int = 0,
         dtype: str = "float32",
     ) -> None:
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
+        known(LOSSES, loss=loss)
         self.layers, self.input_shape = layers, tuple(input_shape or architecture.input_shape(layers))
         self.loss_name, self.loss, self.dtype = loss, LOSSES[loss](), np.dtype(dtype)
         self.mean, self.deviation = 0.0, 255.0  # of the grey values, 0 to 255; `fit` measures them
@@ -173,8 +172,8 @@ class Network:
 
     # --- one training step ------------------------------------------------------------------------------------------
 
-    def standardise(self, images: np.ndarray, index: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """(grey - mean) / deviation of images[index], as an array (*input_shape, N): the network's door."""
+    def standardize(self, images: np.ndarray, index: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(grey - mean) / deviation of images[index], as an array (*input_shape, N): what `forward` takes."""
         self.check(images)
         rows = images.reshape(len(images), -1)
         if isinstance(index, slice):
@@ -214,11 +213,12 @@ class Network:
             dy = layer.backward(dy, need_dx=layer is not self.layers[0])
 
     def update(self, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> None:
-        """One step of gradient descent with momentum (Polyak 1964; Nesterov as in Sutskever et al. 2013) and L2.
+        """One step of gradient descent with momentum (Polyak 1964, or Nesterov's) and L2, for every parameter W.
 
-            g = dL/dW + weight_decay * W        the gradient of L + weight_decay / 2 * |W|^2; biases have no decay
+            g = dL/dW + weight_decay * W        the gradient of L + weight_decay / 2 * |W|^2; only of weights
             v = momentum * v + g
-            W = W - lr * v                      or, with nesterov, W - lr * (g + momentum * v)
+            W = W - lr * v                      or, with nesterov, W - lr * (g + momentum * v), Sutskever et al. 2013
+                                                with W the point they look ahead to
 
         New v and W are linear in the old v, W and dW, so the step is one product of a 2 x 3 matrix with three rows of
         memory, and BLAS does it in one pass. Written line by line, NumPy takes six, and an epoch 5 to 15 % longer.
@@ -233,11 +233,6 @@ class Network:
                 chunk = slice(i, min(i + UPDATE_CHUNK, stop))
                 np.matmul(product, old[:, chunk], out=new[:, chunk])
         self._turn_to(1 - self.side)
-
-    def penalty(self, weight_decay: float) -> float:
-        """The L2 term, weight_decay / 2 * sum of squared weights, that `update` takes the gradient of."""
-        weights = self.rows[self.side, 1, : self.decayed]
-        return 0.5 * weight_decay * float(np.vdot(weights, weights))
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -276,8 +271,7 @@ class Network:
         history = list(history or [])
         for pair in ((images, labels), validation or (images, labels)):
             self.check(*pair)
-        if schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+        known(SCHEDULES, schedule=schedule)
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
         self.mean, self.deviation = grey_statistics(images) if standardize else (0.0, 255.0)
@@ -299,7 +293,7 @@ class Network:
                 # a last look, because the very last step may have been the fatal one
                 scores = self.evaluate(*(validation or (images[order[:batch_size]], labels[order[:batch_size]])))
             limit = HOPELESS if validation else 100 * HOPELESS  # of many images, or of a single batch
-            if not (loss < HOPELESS and scores["loss"] < limit):  # nor is nan
+            if not (loss < HOPELESS and scores["loss"] < limit):  # nor is nan below it
                 worst = loss if not loss < HOPELESS else scores["loss"]
                 raise DivergenceError(f"the loss came to {worst:.4g} in epoch {epoch + 1}: lower lr")
             record = {"epoch": epoch + 1, "lr": rates[0], "train_loss": loss, "train_accuracy": accuracy}
@@ -324,9 +318,9 @@ class Network:
         for step, rate in enumerate(progress(rates)):
             index = order[step * batch_size : (step + 1) * batch_size]
             batch_labels = labels[index]
-            outputs = self.forward(self.standardise(images, index), training=True)
+            outputs = self.forward(self.standardize(images, index), training=True)
             loss = self.loss.forward(outputs, batch_labels)
-            if not loss < 100 * HOPELESS:  # nor is nan
+            if not loss < 100 * HOPELESS:  # nor is nan below it
                 raise DivergenceError(
                     f"the loss of a batch came to {loss:.4g} at a learning rate of {rate:.4g}: lower lr"
                 )
@@ -347,7 +341,7 @@ class Network:
             part = images[start : start + PREDICT_BATCH]
             for layer in norms:
                 layer.share = len(part) / (start + len(part))  # so that every image counts alike
-            self.forward(self.standardise(part), training=True)
+            self.forward(self.standardize(part), training=True)
         for layer in norms:
             layer.share = 1 - layer.momentum
 
@@ -356,7 +350,7 @@ class Network:
     def _outputs(self, images: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         for start in range(0, len(images), PREDICT_BATCH):
             part = slice(start, start + PREDICT_BATCH)
-            yield part, self.forward(self.standardise(images, part))
+            yield part, self.forward(self.standardize(images, part))
 
     def predict_proba(self, images: np.ndarray) -> np.ndarray:
         """The probability of each class: uint8 (N, 28, 28) -> (N, classes)."""

@@ -85,13 +85,18 @@ def curves(history: Sequence[dict], best: int | None = None, title: str = "") ->
     return figure
 
 
+def strongest(weights: np.ndarray, most: int) -> np.ndarray:
+    """Which pictures of weights, (N, height, width), come first if they are shown by falling length."""
+    return np.argsort(-np.linalg.norm(weights, axis=(1, 2)), kind="stable")[:most]
+
+
 @styled
 def tiles(weights: np.ndarray, title: str = "", most: int = 96) -> Figure:
-    """What the units of the first layer look for: weights (units, height, width), a picture each.
+    """What the first layer looks for: weights (N, height, width), a picture for each unit or filter.
 
-    Units are shown by falling length of their weights, red for positive and blue for negative.
+    The `strongest` first, red for positive and blue for negative.
     """
-    order = np.argsort(-np.linalg.norm(weights, axis=(1, 2)), kind="stable")[:most]
+    order = strongest(weights, most)
     columns = min(12, len(order))
     rows = -(-len(order) // columns)
     high, wide = (pixels + max(1, pixels // 28) for pixels in weights.shape[1:])
@@ -99,7 +104,7 @@ def tiles(weights: np.ndarray, title: str = "", most: int = 96) -> Figure:
     for place, unit in enumerate(order):
         top, left = place // columns * high + 1, place % columns * wide + 1
         sheet[top : top + weights.shape[1], left : left + weights.shape[2]] = weights[unit]
-    title = f"{title} ({len(order)} of {len(weights)} units, strongest first)"
+    title = f"{title} ({len(order)} of {len(weights)}, strongest first)"
     figure, ((ax,),) = _figure(0.75 * columns + 1.4, 0.75 * rows + 0.7, title=title)
     limit = np.nanpercentile(np.abs(sheet), 99.5) or 1
     image = ax.imshow(sheet, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
@@ -164,6 +169,7 @@ def histograms(parameters: dict[str, np.ndarray], title: str = "") -> Figure:
         ax.set(title=f"{name}   ({shape})   mean {values.mean():.3g}, deviation {values.std():.3g}")
         ax.title.set_fontsize(10)
         ax.set(xlabel="value", ylabel="count (log scale)" if many else "count")
+        ax.locator_params(axis="x", nbins=6)  # more can run into each other
     return figure
 
 
@@ -187,14 +193,15 @@ def confusion(counts: np.ndarray, title: str = "") -> Figure:
 
 @styled
 def gallery(images: np.ndarray, captions: Sequence[str], title: str = "", columns: int = 8) -> Figure:
-    """Pictures (N, 28, 28), each with its caption."""
+    """Pictures (N, 28, 28), each below its caption."""
     rows = max(1, -(-len(images) // columns))
-    figure, axes = _figure(1.2 * columns, 1.62 * rows + 0.5, rows, columns, title)
+    figure, axes = _figure(1.2 * columns, 1.8 * rows + 0.5, rows, columns, title)
     for ax in axes.flat:
         _bare(ax)
     for ax, image, caption in zip(axes.flat, images, captions, strict=False):
         ax.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-        ax.set_title(caption, fontsize=8.5, linespacing=1.25)
+        ax.set_title(caption, fontsize=8.5, linespacing=1.25, pad=2)
+        ax.set_anchor("N")  # the room below: between a picture and the next one's caption
     return figure
 
 
@@ -224,6 +231,11 @@ def _error_ticks(low: float, high: float) -> np.ndarray:
     return ticks
 
 
+def _reached(error: float, epochs: int, most: int) -> str:
+    """The accuracy (%) a trial got to; if it was stopped before others, also when."""
+    return f"{100 - error:.2f}" + (f"\nepoch {epochs}" if epochs < most else "")
+
+
 @styled
 def pairs(
     places: dict[str, tuple[list[str], list[int]]],
@@ -250,15 +262,13 @@ def pairs(
         best = np.full((len(places[down][0]), len(places[across][0])), np.nan)
         trained = np.zeros(best.shape, int)
         for row, column, error, length in zip(places[down][1], places[across][1], errors, epochs, strict=True):
-            if not error >= best[row, column]:  # nor is nan
+            if not error >= best[row, column]:  # nor is nan at least anything
                 best[row, column], trained[row, column] = error, length
         image = ax.imshow(best, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
         for (row, column), error in np.ndenumerate(best):
             if np.isfinite(error):
                 colour = "black" if norm(error) < 0.5 else "white"
-                text = f"{100 - error:.2f}"
-                if trained[row, column] < max(epochs):
-                    text += f"\nepoch {trained[row, column]}"
+                text = _reached(error, trained[row, column], max(epochs))
                 ax.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
         ax.set_xticks(range(best.shape[1]), places[across][0])
         ax.set_yticks(range(best.shape[0]), places[down][0])
@@ -273,18 +283,27 @@ def pairs(
 
 
 @styled
-def values(places: dict[str, tuple[list[str], list[int]]], accuracies: Sequence[float], title: str = "") -> Figure:
-    """Every trial at its value of each hyper-parameter, and the best one of each value."""
+def values(
+    places: dict[str, tuple[list[str], list[int]]],
+    accuracies: Sequence[float],
+    epochs: Sequence[int],
+    title: str = "",
+) -> Figure:
+    """Every trial at its value of each hyper-parameter, and the best one of each value. Arguments as for `pairs`."""
     figure, (axes,) = _figure(4 * len(places), 4, 1, len(places), title)
     errors = _errors(accuracies)
-    finite = np.isfinite(errors)
     for ax, (name, (labels, at)) in zip(axes, places.items(), strict=True):
         ax.plot(at, errors, "o", color=TRAIN, alpha=0.35, markersize=5, markeredgewidth=0, label="a trial")
-        best = {place: np.min(errors[finite & (np.array(at) == place)]) for place in sorted({*np.array(at)[finite]})}
-        ax.plot(list(best), list(best.values()), "D-", color=VALIDATION, markersize=6, label="the best one")
+        best = {}
+        for i in np.argsort(-errors):  # nan comes last
+            if np.isfinite(errors[i]):
+                best[at[i]] = i
+        best = {place: best[place] for place in sorted(best)}
+        ax.plot(list(best), errors[list(best.values())], "D-", color=VALIDATION, markersize=6, label="the best one")
         above = {"textcoords": "offset points", "ha": "center", "fontsize": 9}
-        for place, error in best.items():
-            ax.annotate(f"{100 - error:.2f}", (place, error), (0, 8), **above)
+        above["bbox"] = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
+        for place, i in best.items():
+            ax.annotate(_reached(errors[i], epochs[i], max(epochs)), (place, errors[i]), (0, 8), **above)
         ax.set_xticks(range(len(labels)), labels)
         ax.set(xlabel=name, xlim=(-0.5, len(labels) - 0.5))
         _error_axis(ax, errors)
@@ -315,21 +334,32 @@ def rungs(trials: Sequence[Sequence[float]], stops: Sequence[int], title: str = 
 
 
 @styled
-def times(seconds: Sequence[float], accuracies: Sequence[float], sizes: Sequence[str], title: str = "") -> Figure:
-    """The time that each trial took against the accuracy it got to; one colour for each of `sizes`."""
+def times(
+    seconds: Sequence[float],
+    accuracies: Sequence[float],
+    epochs: Sequence[int],
+    networks: Sequence[str],
+    title: str = "",
+) -> Figure:
+    """The time that each trial took against the accuracy it got to, in a colour for each of `networks`.
+
+    A larger dot is a trial trained for the most epochs, a smaller one was stopped early.
+    """
     figure, ((ax,),) = _figure(9, 4.6, title=title)
-    errors, names = _errors(accuracies), sorted(set(sizes), key=lambda size: (len(size), size))
+    errors, names = _errors(accuracies), sorted(set(networks), key=lambda name: (len(name), name))
     colours = colormaps["cividis"](np.linspace(0, 0.95, len(names)))
+    early = np.array(epochs) < max(epochs)
     for name, colour in zip(names, colours, strict=True):
-        mine = np.array(sizes) == name
-        style = {"color": colour, "markersize": 7, "markeredgecolor": "white", "label": name}
-        ax.plot(np.array(seconds)[mine], errors[mine], "o", **style)
+        mine = np.array(networks) == name
+        style = {"color": colour, "markeredgecolor": "white", "linestyle": ""}
+        ax.plot(np.array(seconds)[mine & early], errors[mine & early], marker="o", markersize=5, **style)
+        ax.plot(np.array(seconds)[mine & ~early], errors[mine & ~early], marker="o", markersize=9, label=name, **style)
     _error_axis(ax, errors)
-    ax.set(xlabel="seconds of training", xscale="log")
+    ax.set(xlabel="seconds of training" + ("   (small dots: stopped early)" if early.any() else ""), xscale="log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter("")
-    ax.legend(title="hidden")
+    ax.legend(title="network")
     return figure
 
 

@@ -5,9 +5,9 @@
     digits/you.png      4       0.5120          9       0.4410  unsure
     2 pictures: 2 read, 1 of them unsure (models/best.npz)
 
-Any size, colour, light and polarity will do, one digit a picture. --show FILE.png draws what the network saw of them;
+Any size, colour, light and polarity will do, one digit per picture. --show FILE.png draws what the network saw of them;
 --draw opens a window to draw a digit in. With --labels the real digit is taken from the folder (0/ to 9/) or else from
-the first letter of the file's name, and the answers are scored.
+the first character of the file's name, and the answers are scored.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DEFAULT = Path(__file__).parent / "models" / "best.npz"
 UNSURE = 0.9
 SHOWN = 24  # pictures that --show draws
 DIGITS = list("0123456789")
-WIDEST = 60  # letters of a file's name in the table
+WIDEST = 60  # characters of a file's name in the table
 COLUMNS = "file digit probability runner_up runner_up_probability unsure real error".split()  # of the CSV file
 MAKER = "predict.py --show"
 OURS = {".csv": ",".join(COLUMNS).encode(), ".png": MAKER.encode()}  # by which a file of an earlier run is known

@@ -76,7 +76,7 @@ class Recipe:
     nesterov: bool = setting(False, YES_OR_NO, "look ahead along the momentum")
     weight_decay: float = setting(5e-4, AT_LEAST_0, "L2 on the weights")
     validation: float = setting(10_000, PART, "training images kept aside, a number or a share; 0: none")
-    augment: bool = setting(False, YES_OR_NO, "train on variants of the images, new ones for every epoch, made with:")
+    augment: bool = setting(False, YES_OR_NO, "train on variants of the images, new ones for every epoch")
     rotate: float = setting(14, up_to(180), "degrees, up to so many either way")
     scale: float = setting(0.15, up_to(1), "width and height by factors of up to exp(+-X)")
     shear: float = setting(0.24, up_to(1), "pixels sideways for each pixel up, at most")
@@ -96,8 +96,8 @@ class Recipe:
         check(self)
         if self.layers:
             try:
-                row = parse(self.layers, self.init)
-                connect(row, input_shape(row))
+                stack = parse(self.layers, self.init)
+                connect(stack, input_shape(stack))
             except ValueError as error:
                 raise RecipeError(f"layers: {error}") from None
         if self.schedule == "plateau" and not self.validation:

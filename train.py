@@ -5,7 +5,7 @@
       ...
     validation accuracy 0.9839 (mnist, epoch 17 of 20) -> models/two_layer.npz
 
-Reads the training files only; test.py alone reads the test files. Every setting is a flag and a key of a recipe
+Reads the training files only, like every command that trains or chooses. Every setting is a flag and a key of a recipe
 (--config configs/two_layer.toml). Writes models/NAME.npz, and into models/NAME/ the history and the pictures.
 """
 
@@ -50,7 +50,7 @@ def parser() -> cli.Parser:
     default = Path(__file__).parent / "configs" / "two_layer.toml"
     result.add_argument("--config", type=Path, default=default, help="recipe to start from (configs/two_layer.toml)")
     result.add_argument("--resume", action="store_true", help="go on after the last finished epoch of a stopped run")
-    recipe.add_flags(result.add_argument_group("settings, each before the recipe [and what holds if neither says]"))
+    recipe.add_flags(result.add_argument_group("settings; each overrides the recipe [value if neither says]"))
     return result
 
 

@@ -13,6 +13,8 @@ import numpy as np
 
 import cli
 import storage
+from convolution import Conv2D
+from layers import Dense
 from network import DivergenceError, Network
 from recipe import Recipe
 
@@ -169,8 +171,8 @@ def draw(network: Network, settings: Recipe, run: Run, folder: Path, images: np.
         "curves": plots.curves(run.history, best if "validation_loss" in run.history[0] else None, title),
         "histograms": plots.histograms(network.parameters(), title),
     }
-    weights = network.parameters().get("0.W")
-    if network.input_shape == (784,) and weights is not None:
+    first, weights = network.layers[0], network.parameters().get("0.W")
+    if isinstance(first, Dense):
         figures["weights"] = plots.tiles(weights.reshape(-1, 28, 28), f"{title}: first-layer weights")
         stages = {
             "initial": settings.network().parameters()["0.W"],
@@ -179,10 +181,12 @@ def draw(network: Network, settings: Recipe, run: Run, folder: Path, images: np.
         }
         head = f"{title}: three principal components of the first layer, as red, green, blue"
         figures["pca"] = plots.pca(stages, head)
-    elif weights is not None:
+    elif isinstance(first, Conv2D):
         figures["weights"] = plots.tiles(weights[:, :, 0], f"{title}: first-layer filters")
-        maps = network.layers[0].forward(network.standardise(images)).transpose(3, 1, 0, 2)
-        figures["features"] = plots.rows(images, maps[:, :12], f"{title}: what the first layer's filters find")
+        maps = first.forward(network.standardize(images)).transpose(3, 1, 0, 2)
+        order = plots.strongest(weights[:, :, 0], 12)
+        head = f"{title}: what the {len(order)} strongest filters find, in the same order (dark: high)"
+        figures["features"] = plots.rows(images, maps[:, order], head)
     if distortion := settings.distortion():
         variants = [distortion(images, np.random.default_rng(i)) for i in range(12)]
         head = f"{title}: images, and variants like those it was trained on"

@@ -5,8 +5,8 @@
     python -m data.convert my-digits/ my-digits.csv  label,784 grey values, a line each
 
 SOURCE is what --dataset takes: mnist, synthetic, or the path of files in any of these forms. Nothing is lost on the
-way, except with jpg, whose compression changes the grey values a little. Digits that are not on black would not
-be read as they are from pictures, and are not written as such.
+way, except with jpg, whose compression changes the grey values a little. Digits that are not on black would not come
+back unchanged from pictures, so they are not written as pictures.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from data import picture, triple
 
 LARGEST = 2**30  # bytes of a file when unzipped
 CSV_ROWS = 2000  # read at a time
-CSV_LINE = 20_000  # letters of a line at most
+CSV_LINE = 20_000  # characters of a line at most
 PICKLES, TABLES = (".pkl.gz", ".pkl", ".pickle"), (".csv", ".csv.gz")
 ENDINGS = (".npz", *PICKLES, *TABLES)
 MAGIC = {1: "labels", 3: "images"}  # dimensions of an IDX array of unsigned bytes, and what it holds

@@ -49,7 +49,7 @@ class Axis:
             )
         result = cls(name, [cls._value(name, value) for value in values])
         if any(result.values.count(value) > 1 for value in result.values):
-            raise RecipeError(f"{flag(name)}: a value stands there twice")
+            raise RecipeError(f"{flag(name)}: a value is given twice")
         return result
 
     @classmethod

@@ -53,7 +53,7 @@ def local(workers: int, arrays: list[np.ndarray], folder: Path) -> Place:
     """`workers` processes of this machine, which share the arrays through files in `folder`.
 
     Each computes on one thread, whatever their number, because two BLAS threads round differently from one: so the
-    results are the same bits for any number of workers. $OPENBLAS_NUM_THREADS, if set, goes before.
+    results are the same bits for any number of workers. $OPENBLAS_NUM_THREADS, if set, takes precedence.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".digits-*"):  # by a search that was killed

@@ -13,8 +13,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from architecture import mlp
+from architecture import LAYERS, WORDS, mlp
 from data import formats, mnist
+from layers import Layer
 from network import Network
 from recipe import Recipe
 
@@ -66,6 +67,32 @@ def test_the_best_epoch_is_what_is_kept(train, tmp_path, archive):
     accuracy = net.evaluate(*validation)["accuracy"]
     with (tmp_path / "m" / "history.csv").open() as file:
         assert accuracy == max(float(row["validation_accuracy"]) for row in csv.DictReader(file))
+
+
+def test_any_layer_may_come_first(train, tmp_path, monkeypatch):
+    """Pictures of first-layer weights are for layers we know, not for whatever calls a parameter W."""
+
+    class Scale(Layer):
+        def connect(self, shape):
+            self.shapes = {"W": shape}
+            return shape
+
+        def initialise(self, rng):
+            self.params["W"][:] = 1
+
+        def forward(self, x, training=False):
+            self.x = x
+            return x * self.params["W"][:, None]
+
+        def backward(self, dy, need_dx=True):
+            self.grads["W"][:] = (dy * self.x).sum(axis=1)
+            return dy * self.params["W"][:, None]
+
+    monkeypatch.setitem(WORDS, "scale", (Scale,))
+    monkeypatch.setitem(LAYERS, "Scale", Scale)
+    code, _, err = train("--layers", "scale, dense 8, relu", "--epochs", 1, "--out", "m.npz")
+    assert code == 0 and err == ""
+    assert {p.name for p in (tmp_path / "m").iterdir()} == {"history.csv", "curves.png", "histograms.png"}
 
 
 def test_no_validation(train, tmp_path):

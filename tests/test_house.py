@@ -28,7 +28,7 @@ IMPORTS = {  # of our own modules
     "search.methods": {"recipe", "search.plan", "search.trial", "storage"},
     "search.workers": set(),
     "cli": {"data", "network", "recipe", "storage"},
-    "training": {"cli", "network", "plots", "recipe", "storage"},
+    "training": {"cli", "convolution", "layers", "network", "plots", "recipe", "storage"},
     "drawing": {"data", "data.picture", "plots", "storage"},
     "data.__main__": {"cli", "data.formats", "data.mnist"},
     "data.convert": {"cli", "data", "data.formats", "data.triple", "storage"},

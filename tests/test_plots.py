@@ -84,8 +84,9 @@ def test_pairs_show_the_best_of_each_pair():
 
 
 def test_values_mark_the_best():
-    hidden, lr = plots.values(PLACES, [0.9, 0.98, np.nan, 0.95]).axes
+    hidden, lr = plots.values(PLACES, [0.9, 0.98, np.nan, 0.95], [4, 1, 4, 4]).axes
     assert np.allclose(hidden.lines[1].get_ydata(), [2, 5]) and np.allclose(lr.lines[1].get_ydata(), [10, 2])
+    assert [text.get_text() for text in hidden.texts] == ["98.00\nepoch 1", "95.00"]
     assert hidden.yaxis_inverted() and hidden.get_yscale() == "log", "the best is at the top"
 
 
@@ -93,5 +94,9 @@ def test_rungs_and_times_show_every_trial():
     (ax,) = plots.rungs([[0.9], [0.8, 0.95], [0.7, 0.96]], [1, 2]).axes
     assert [len(line.get_xdata()) for line in ax.lines[:3]] == [1, 2, 2]
     assert ax.lines[2].get_label() == "the best trial" and [t.get_text() for t in ax.texts] == ["3", "2"]
-    (ax,) = plots.times([1, 2, 3], [0.9, 0.95, 0.96], ["128", "64", "128"]).axes
-    assert [list(line.get_xdata()) for line in ax.lines] == [[2], [1, 3]]
+    (ax,) = plots.times([1, 2, 3], [0.9, 0.95, 0.96], [1, 4, 4], ["128", "64", "128"]).axes
+    assert [list(line.get_xdata()) for line in ax.lines] == [[], [2], [1], [3]], "early and late, 64 and 128"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["64", "128"]
+    assert "stopped early" in ax.get_xlabel()
+    (ax,) = plots.times([1, 2], [0.9, 0.95], [4, 4], ["128", "64"]).axes
+    assert "stopped early" not in ax.get_xlabel()

@@ -450,10 +450,24 @@ def test_hp_search_finds_trains_and_saves(hp_search, run, tmp_path, archive):
     assert before[folder / "search.jsonl"] == (folder / "search.jsonl").stat().st_mtime_ns
 
 
+def test_the_report_says_how_long_the_best_of_each_value_was_trained(hp_search, tmp_path):
+    code, out, _ = hp_search("--workers", 1, "--hidden", 4, 8, "--lr", 0.01, 0.05, 0.2, "--weight-decay", 0, 0.01, 0.1)
+    lines, folder = out.splitlines(), tmp_path / "models" / "best-tiny"
+    results = [json.loads(line) for line in (folder / "search.jsonl").read_text().splitlines()[1:]]
+    at = next(i for i, line in enumerate(lines) if line.startswith("lr "))
+    rows = [line.split() for line in lines[at : at + 3]]
+    assert code == 0 and rows[0][1:] == ["0.01", "0.05", "0.2"] and rows[2][:2] == ["after", "epochs"]
+    for lr, accuracy, epochs in zip(rows[0][1:], rows[1][2:], rows[2][2:], strict=True):
+        tried = [line for line in results if line["settings"]["lr"] == float(lr) and line["seed"] == 0]
+        best = max(tried, key=lambda line: (max(line["validation_accuracy"]), line["epochs"]))
+        assert (accuracy, epochs) == (f"{max(best['validation_accuracy']):.4f}", f"{best['epochs']}")
+
+
 @pytest.mark.parametrize("method", ["grid", "random", "coordinate"])
 def test_other_methods(hp_search, method):
     code, out, err = hp_search("--workers", 1, "--method", method, "--trials", 2, "--lr", 0.01, 0.05, 0.2)
     assert code == 0 and err == "" and out.splitlines()[-1].startswith("best of ")
+    assert "best accuracy" in out and "after epochs" not in out, "all were trained alike"
 
 
 @pytest.mark.parametrize(
