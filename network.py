@@ -28,7 +28,7 @@ PREDICT_BATCH = 1000  # images at a time where nothing is learned
 SETTLE_ON = 10_000  # images, drawn at random, that batch norm is settled on: enough for its averages
 UPDATE_CHUNK = 160_000  # parameters at a time in `update`: OpenBLAS does products of up to 10^6 terms without packing
 
-Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # images to variants of them
+Augment = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]  # images, progress: to variants of them
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda t: 1.0,
     "step": lambda t: 0.1 ** ((t >= 0.5) + (t >= 0.75)),
@@ -67,10 +67,14 @@ def grey_statistics(images: np.ndarray) -> tuple[float, float]:
     return mean, deviation or 1.0
 
 
-def ahead(augment: Augment, images: np.ndarray, seed: int, epochs: range) -> Iterator[np.ndarray]:
-    """The variants of the images for each of the epochs, made in a thread while those of the one before are in use."""
+def ahead(augment: Augment, images: np.ndarray, seed: int, remaining: range, epochs: int) -> Iterator[np.ndarray]:
+    """The variants of the images for each remaining epoch, made in a thread while those of the one before are used."""
+
+    def variants(epoch: int) -> np.ndarray:
+        return augment(images, random_stream(seed, AUGMENTATION, epoch), epoch / epochs)
+
     with ThreadPoolExecutor(1) as thread:
-        tasks = (thread.submit(augment, images, random_stream(seed, AUGMENTATION, epoch)) for epoch in epochs)
+        tasks = (thread.submit(variants, epoch) for epoch in remaining)
         upcoming = next(tasks, None)
         while upcoming:
             current, upcoming = upcoming, next(tasks, None)
@@ -259,7 +263,8 @@ class Network:
         """Train, and yield a record after every epoch; leave the loop with `break` to stop, or go on whenever you like.
 
         images: uint8 (N, 28, 28); labels: integers (N,); validation: the same two, measured after every epoch.
-        augment: makes a variant of each image, anew for every epoch; the next epoch's while this one is trained.
+        augment: makes a variant of each image, anew for every epoch; the next epoch's while this one is trained. It is
+        told the training's progress, from 0 (the first epoch) towards 1.
         history: the records of an earlier `fit` with the same arguments, to go on after its last epoch; restore the
         parameters and the `velocity` first. until: stop after this epoch, to go on another time. progress: wraps the
         batches of an epoch, for a progress bar.
@@ -279,7 +284,7 @@ class Network:
             self.velocity = 0
         steps = math.ceil(len(images) / batch_size)
         remaining = range(len(history), min(until or epochs, epochs))
-        variants = ahead(augment, images, seed, remaining) if augment else itertools.repeat(images)
+        variants = ahead(augment, images, seed, remaining, epochs) if augment else itertools.repeat(images)
         step_settings = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
         for epoch in remaining:
             started, seen = time.perf_counter(), next(variants)

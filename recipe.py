@@ -83,6 +83,9 @@ class Recipe:
     shift: float = setting(0.3, up_to(28), "pixels, at most")
     elastic: float = setting(0.8, up_to(28), "deviation of each pixel's smooth displacement, in pixels")
     smooth: float = setting(4, up_to(28, least=1), "width of the Gaussian that smooths the displacement, in pixels")
+    anneal: float = setting(
+        1, up_to(1), "share of the strengths that is left at the end; they weaken in the second half"
+    )
     standardize: bool = setting(True, YES_OR_NO, "measure mean and deviation of the greys; if not, grey / 255")
     seed: int = setting(0, AT_LEAST_0, "of everything random")
     dataset: str = setting("auto", SOURCE, "auto, mnist, synthetic, or the path of a file or folder of digits")

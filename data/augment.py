@@ -31,6 +31,7 @@ class Distortion:
     to so many pixels sideways for each pixel up; shift: up to so many pixels, in x and in y (all evenly distributed);
     elastic: standard deviation of the smooth displacement of each pixel, in pixels (Simard's alpha of 34 makes 1.4);
     smooth: that of the Gaussian it is smoothed with, in pixels (Simard: 4; Ciresan: 5 to 6).
+    anneal: what share of all these (but `smooth`) is left at the end of a training, in whose second half they weaken.
     """
 
     rotate: float = 0.0
@@ -39,10 +40,15 @@ class Distortion:
     shift: float = 0.0
     elastic: float = 0.0
     smooth: float = 4.0
+    anneal: float = 1.0
 
-    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A variant of each image, uint8 (N, 28, 28) -> uint8 (N, 28, 28). The same `rng`, the same variants."""
+    def __call__(self, images: np.ndarray, rng: np.random.Generator, progress: float = 0.0) -> np.ndarray:
+        """A variant of each image, uint8 (N, 28, 28) -> uint8 (N, 28, 28). The same `rng`, the same variants.
+
+        progress: how far the training has come, from 0 to 1.
+        """
         result = np.empty_like(images)
+        share = 1 - (1 - self.anneal) * max(0.0, 2 * progress - 1)
         # A pixel's place in the old image is linear in random numbers: those of the knots, and the affine map's.
         centre = np.arange(28) - 13.5
         basis = [*elastic_basis(self.smooth), np.tile(centre, 28), np.repeat(centre, 28), np.ones(784)]
@@ -55,24 +61,27 @@ class Distortion:
             part = images[start : start + CHUNK]
             n = len(part)
             padded[:n, 1:29, 1:29] = part
-            np.matmul(self._draw(n, len(basis), rng), basis, out=places[:, :n])
+            np.matmul(self._draw(n, len(basis), rng, share), basis, out=places[:, :n])
             grey = _sample(padded, places[:, :n], corner[:n], greys[:, :n])
             grey += 0.5
             result[start : start + CHUNK].reshape(-1, 784)[:] = grey  # rounded, now that a half is added
         return result
 
-    def _draw(self, n: int, size: int, rng: np.random.Generator) -> np.ndarray:
-        """The factors of the basis for x and y of n images: (2, n, size); those of the affine map are the last 3."""
+    def _draw(self, n: int, size: int, rng: np.random.Generator, share: float) -> np.ndarray:
+        """The factors of the basis for x and y of n images: (2, n, size); those of the affine map are the last 3.
+
+        share: of the strengths.
+        """
         factors = np.empty((2, n, size), np.float32)
         factors[..., :-3] = rng.standard_normal((2, n, size - 3), dtype=np.float32)
-        factors[..., :-3] *= self.elastic
-        angle = np.deg2rad(self.rotate) * rng.uniform(-1, 1, n)
-        wide, high = np.exp(self.scale * rng.uniform(-1, 1, (2, n)))
-        shear = self.shear * rng.uniform(-1, 1, n)
+        factors[..., :-3] *= share * self.elastic
+        angle = np.deg2rad(share * self.rotate) * rng.uniform(-1, 1, n)
+        wide, high = np.exp(share * self.scale * rng.uniform(-1, 1, (2, n)))
+        shear = share * self.shear * rng.uniform(-1, 1, n)
         cos, sin = np.cos(angle), np.sin(angle)
         factors[0, :, -3], factors[0, :, -2] = wide * cos, wide * (sin + shear)
         factors[1, :, -3], factors[1, :, -2] = -high * sin, high * cos
-        factors[..., -1] = self.shift * rng.uniform(-1, 1, (2, n)) + 14.5  # the middle of the padded image
+        factors[..., -1] = share * self.shift * rng.uniform(-1, 1, (2, n)) + 14.5  # the middle of the padded image
         return factors
 
 

@@ -35,6 +35,18 @@ def test_the_same_seed_the_same_digits(images):
     assert first.dtype == np.uint8 and first.shape == images.shape and len(np.unique(first[:2], axis=0)) == 2
 
 
+def test_annealed_strengths_weaken_in_the_second_half(images):
+    full, half = Distortion(10, 0.1, 0.1, 1, 2, anneal=0.5), Distortion(5, 0.05, 0.05, 0.5, 1)
+    none = Distortion(10, 0.1, 0.1, 1, 2, anneal=0)
+
+    def made(distortion, *progress):
+        return distortion(images, np.random.default_rng(1), *progress)
+
+    assert (made(full, 0.5) == made(full)).all() and (made(full, 1) == made(half)).all()
+    assert (made(none, 0.75) == made(half)).all() and (made(none, 1) == images).all()
+    assert (made(half, 1) == made(half)).all(), "unless it says so they stay"
+
+
 def many(strength, image, count=400):
     return Distortion(**strength)(np.repeat(image, count, axis=0), np.random.default_rng(3))
 

@@ -239,7 +239,7 @@ def test_killed_and_resumed_equals_undisturbed(train, archive, tmp_path, more):
 
 
 def test_every_strength_of_a_recipe_reaches_the_distortion():
-    strengths = {"rotate": 1, "scale": 0.2, "shear": 0.3, "shift": 4, "elastic": 5, "smooth": 6}
+    strengths = {"rotate": 1, "scale": 0.2, "shear": 0.3, "shift": 4, "elastic": 5, "smooth": 6, "anneal": 0.7}
     assert asdict(Recipe(augment=True, **strengths).distortion()) == strengths
     assert Recipe(**strengths).distortion() is None
 

@@ -151,14 +151,15 @@ def test_augmentation_has_a_stream_of_its_own(digits):
     """Variants change what is learned, but neither the first weights nor the order; new ones come every epoch."""
     seen = []
 
-    def same(images, rng):
-        seen.append(rng.integers(1 << 30))
+    def same(images, rng, progress):
+        seen.append((rng.integers(1 << 30), progress))
         return images
 
     plain, augmented = small(), small()
     records(plain, digits, epochs=3)
     records(augmented, digits, epochs=3, augment=same)
-    assert (flat(plain) == flat(augmented)).all() and len(seen) == len(set(seen)) == 3
+    assert (flat(plain) == flat(augmented)).all() and len({number for number, _ in seen}) == 3
+    assert [progress for _, progress in seen] == [0, 1 / 3, 2 / 3]
     first = seen.copy()
     records(small(), digits, epochs=3, augment=same)
     assert seen[3:] == first
