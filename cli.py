@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -36,14 +36,14 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
 
     @functools.wraps(main)
     def guarded(argv: list[str] | None = None) -> int:
+        sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # a caller may have closed them
         try:
             with contextlib.suppress(AttributeError):  # a name that the terminal cannot show is shown as well as it can
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
                 return main(argv) or 0
             finally:
-                if sys.stdout:  # there may be none
-                    sys.stdout.flush()
+                sys.stdout.flush()
         except KeyboardInterrupt:
             return fail("stopped", 130)
         except RecipeError as error:
@@ -58,9 +58,14 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it may be stdout that is full
-            return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+            return fail(f"{error.filename or 'cannot write'}: {error.strerror or error}", 1)
 
     return guarded
+
+
+def _nowhere() -> TextIO:
+    """A stream to write to in vain."""
+    return Path(os.devnull).open("w")
 
 
 def fail(message: str, code: int) -> int:

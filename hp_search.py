@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import statistics
 import sys
+import textwrap
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     plan.recipe = replace(asked, dataset=dataset)
     name = {"search": "best"}.get(arguments.config.stem, arguments.config.stem)
     path = model_path(asked.out, name, dataset)
+    storage.claim(path)  # now, not after the search
     about = {"dataset": dataset, "data": data.fingerprint(images, labels)}
     training, validation = data.split(images, labels, asked.validation, dataset, random_stream(asked.seed, SPLIT))
     file = path.with_suffix("") / "search.jsonl"
@@ -98,7 +100,8 @@ def run(
         place = workers.local(arguments.workers or workers.cores(), digits, journal.path.parent)
     print(f"{plan.method} search over {', '.join(map(recipe.flag, plan.space))}: {len(digits[0]):,} training and "
           f"{len(digits[2]):,} validation images of {plan.recipe.dataset}")  # fmt: skip
-    titles = ["trial", "seed", "epochs", *(f"{recipe.flag(name):>8}" for name in plan.space)]
+    titles = ["trial", "seed", "epochs"]
+    titles += [f"{recipe.flag(name):>{max(8, *map(len, map(show, axis.values)))}}" for name, axis in plan.space.items()]
     titles += ["validation accuracy", "seconds"]
     print("  ".join(titles), flush=True)
     with place as (submit, width):
@@ -136,10 +139,14 @@ def report(search: Search) -> None:
         for title, cells in table.items():
             widths = (max(8, len(label)) + 2 for label in axis.labels)
             print(f"{title:20}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
-    print("\nfinalists" + "".join(f"{recipe.flag(name):>14}" for name in search.plan.space) + "  validation accuracy")
-    for rank, standing in enumerate(search.standings, 1):
-        values = (show(getattr(standing.recipe, name)) for name in search.plan.space)
-        print(f"{rank:9}" + "".join(f"  {value:>12}" for value in values) + f"  {spread(standing.scores)}")
+    columns = [[recipe.flag(name), *(show(getattr(standing.recipe, name)) for standing in search.standings)]
+               for name in search.plan.space]  # fmt: skip
+    columns = [[f"{cell:>{max(12, *map(len, column))}}" for cell in column] for column in columns]
+    ranks = ["finalists", *(f"{rank:9}" for rank in range(1, len(search.standings) + 1))]
+    scores = ["validation accuracy", *(spread(standing.scores) for standing in search.standings)]
+    print()
+    for cells in zip(ranks, *columns, scores, strict=True):
+        print("  ".join(cells))
     epochs = sum(line["epochs"] - line["from"] for line in search.lines())
     seconds = sum(line["seconds"] for line in search.lines())
     print(f"\n{len(lines)} trials, {epochs} epochs, {seconds:.0f} s of training\n", flush=True)
@@ -163,10 +170,13 @@ def draw(search: Search, folder: Path, title: str) -> None:
     lines = [line for line in search.results() if line["validation_accuracy"]]
     accuracies = [score(line)[0] if line["status"] == "ok" else float("nan") for line in lines]
     places = {
-        heading(name, axis): (axis.labels, [axis.place(line["settings"][name]) for line in lines])
+        heading(name, axis): (
+            [textwrap.fill(label, 16) for label in axis.labels],
+            [axis.place(line["settings"][name]) for line in lines],
+        )
         for name, axis in search.plan.space.items()
     }
-    titles = [search.trials[line["id"]].recipe.title for line in lines]
+    titles = [textwrap.shorten(search.trials[line["id"]].recipe.title, 60, placeholder=" ...") for line in lines]
     seconds = [search.seconds(line["id"]) for line in lines]
     histories = [line["validation_accuracy"] for line in lines]
     epochs = [line["epochs"] for line in lines]

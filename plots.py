@@ -164,6 +164,7 @@ def histograms(parameters: dict[str, np.ndarray], title: str = "") -> Figure:
         ax.set_visible(False)
     for ax, (name, values) in zip(axes.flat, parameters.items(), strict=False):
         many = values.size > 1000
+        values = values.astype(np.float64)  # which has room for bins between numbers next to each other
         ax.hist(values.ravel(), bins=80 if many else 20, color=TRAIN, log=many)
         shape = " x ".join(map(str, values.shape))
         ax.set(title=f"{name}   ({shape})   mean {values.mean():.3g}, deviation {values.std():.3g}")
@@ -359,7 +360,8 @@ def times(
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter("")
-    ax.legend(title="network")
+    if len(names) <= 12:  # more would cover the dots
+        ax.legend(title="network")
     return figure
 
 

@@ -121,8 +121,7 @@ def find(path: Path) -> Iterator[tuple[Path, str]]:
         yield path, f"cannot be opened: {error.strerror}"
         return
     troubles, found = [], False
-    for folder, inside, names in os.walk(path, onerror=troubles.append):
-        inside.sort()
+    for folder, inside, names in picture.walk(path, troubles.append):
         # a folder that is called like a picture is not passed over in silence
         for name in sorted([*names, *inside]):
             if Path(name).suffix.lower() in picture.SUFFIXES and not name.startswith("."):

@@ -43,7 +43,9 @@ AT_LEAST_0 = Rule("be a number of at least 0", lambda x: 0 <= x < math.inf)
 ABOVE_0 = Rule("be a number above 0", lambda x: 0 < x < math.inf)
 SHARE = Rule("lie in [0, 1)", lambda x: 0 <= x < 1)
 SIZES = Rule("hold whole numbers from 1 to a million", lambda sizes: all(1 <= size <= 10**6 for size in sizes))
-PART = Rule("be a whole number of images or a share in [0, 1)", lambda x: 0 <= x < 1 or (x < math.inf and x == int(x)))
+PART = Rule(
+    "be a whole number of images or a share in [0, 1)", lambda x: 0 <= x < 1 or (1 <= x < math.inf and x == int(x))
+)
 YES_OR_NO = Rule("be true or false")
 SOURCE = Rule("be auto, mnist, synthetic or a path that can be printed", lambda text: text and text.isprintable())
 TEXT = Rule("be a text")
@@ -109,7 +111,12 @@ class Recipe:
     @classmethod
     def read(cls, path: Path, changes: dict[str, Any]) -> "Recipe":
         """The recipe in a TOML file, with `changes` on top. RecipeError names the file or the key that is wrong."""
-        result = cls(**named(cls, toml(path), path) | changes)
+        values = named(cls, toml(path), path)
+        try:
+            cls(**values).refuse_idle(values)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from None
+        result = cls(**values | changes)
         result.refuse_idle(changes)
         return result
 
@@ -127,8 +134,9 @@ class Recipe:
                 raise RecipeError(f"{flag(name)} does nothing {self.idle[name]}")
 
     def settings(self) -> dict[str, Any]:
-        """What makes a difference to the model."""
-        return {name: value for name, value in asdict(self).items() if name not in ("data_dir", "out", "repeat")}
+        """What makes a difference to the model. What makes none because it is idle has its default."""
+        values = asdict(self) | {name: value for name, value in asdict(Recipe()).items() if name in self.idle}
+        return {name: value for name, value in values.items() if name not in ("data_dir", "out", "repeat")}
 
     def to_toml(self) -> str:
         """The text of a file that `read` turns into the same settings again."""
@@ -142,8 +150,8 @@ class Recipe:
 
     def network(self) -> Network:
         """The untrained network."""
-        row = parse(self.layers, self.init) if self.layers else mlp(self.hidden, self.activation, self.init)
-        return Network(row, loss=self.loss, seed=self.seed)
+        stack = parse(self.layers, self.init) if self.layers else mlp(self.hidden, self.activation, self.init)
+        return Network(stack, loss=self.loss, seed=self.seed)
 
     def distortion(self) -> Distortion | None:
         """What makes the variants of the training images, if there are to be any."""
@@ -168,7 +176,7 @@ def toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not a TOML file: {error}") from None
 
 

@@ -35,12 +35,13 @@ def replace(path: Path) -> Iterator[IO[bytes]]:
 
     What is no file, such as a folder or /dev/null, is not replaced: OSError.
     """
-    path = Path(path).resolve()  # a link goes on being one
+    path = Path(os.path.realpath(path))  # a link goes on being one
     if path.exists() and not path.is_file():
         raise OSError(errno.EEXIST, "is there and is no file: choose another name", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary, start = "", f".{path.name}."
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=".part")
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -50,8 +51,8 @@ def replace(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename == temporary:
-            error.filename = str(path)
+        if isinstance(error, OSError) and Path(error.filename or start).name.startswith(start):
+            error.filename = str(path)  # which is what the user knows of
         raise
     with contextlib.suppress(OSError, AttributeError):  # make the new name durable, where the system can
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -61,10 +62,32 @@ def replace(path: Path) -> Iterator[IO[bytes]]:
             os.close(folder)
 
 
-def sweep(path: Path) -> None:
-    """Remove what a process that was killed while writing `path` has left. Not while another one may be writing it."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes that were writing the file `name`, or any file, have left in a folder.
+
+    Not while another one may be writing there.
+    """
+    for part in folder.glob(f".{glob.escape(name) if name else '*'}.*.part"):
         part.unlink(missing_ok=True)
+
+
+def claim(path: Path) -> None:
+    """Make sure, before the work, that `write` may and can put a file there after it. OSError or StorageError if not.
+
+    A file that is there already is written over only if it is one of `write`.
+    """
+    sweep(path.parent, path.name)
+    with contextlib.suppress(_Rehearsal), replace(path):
+        raise _Rehearsal
+    try:
+        with contextlib.suppress(FileNotFoundError), zipfile.ZipFile(path) as archive:
+            archive.getinfo(f"{DESCRIPTION}.npy")
+    except (zipfile.BadZipFile, KeyError):
+        raise StorageError(f"{path} is there, and no model of ours: choose another name, or remove it") from None
+
+
+class _Rehearsal(Exception):
+    """Ends a `replace` that was only to show that it can be done."""
 
 
 def _umask() -> int:

@@ -102,8 +102,8 @@ def train(
     """
     folder = path.with_suffix("")
     checkpoint = folder / "checkpoint.npz"
-    for file in path, checkpoint:
-        storage.sweep(file)
+    storage.claim(path)
+    storage.sweep(folder)
     network = settings.network()
     run = Run(about | {"recipe": settings.settings()})
     if resume and checkpoint.exists():

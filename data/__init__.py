@@ -1,6 +1,7 @@
 """The digits: `load` is the one door, whatever they are and wherever they come from."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ def load(
         return *mnist.load(part, folder, quiet), "mnist"
     if dataset == "synthetic":
         return *synthetic.load(part, folder, progress), "synthetic"
-    path = Path(dataset).resolve()
+    path = Path(os.path.realpath(dataset))
     name = path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0] or path.name
     return *formats.read(Path(dataset), part, progress), f"{name}-files" if name.lower() in NAMES else name
 

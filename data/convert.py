@@ -10,6 +10,7 @@ back unchanged from pictures, so they are not written as pictures.
 """
 
 import argparse
+import os
 import shutil
 import sys
 from functools import partial
@@ -74,7 +75,9 @@ def check_target(arguments: argparse.Namespace) -> str:
         parser().error(f"--as is for folders; {target.name} will be {FILES[ending]} by its name")
     if target.exists() or target.is_symlink():
         raise data.DataError(f"{target} is there already: remove it, or choose another name")
-    if arguments.source not in data.NAMES and target.resolve().is_relative_to(Path(arguments.source).resolve()):
+    if arguments.source not in data.NAMES and Path(os.path.realpath(target)).is_relative_to(
+        os.path.realpath(arguments.source)
+    ):
         raise data.DataError(f"{target} is inside of {arguments.source}: choose a place elsewhere")
     return ending
 

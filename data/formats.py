@@ -4,7 +4,6 @@ import gzip
 import io
 import itertools
 import math
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterable
@@ -101,7 +100,7 @@ def read(path: Path, part: str, progress: Progress = quiet) -> tuple[np.ndarray,
     """
     if path.is_dir():
         images, labels = _read_folder(path, part, progress)
-    elif not path.exists():
+    elif not path.is_file():
         raise DataError(f"no data at {path}: give auto, mnist, synthetic, or the path of a file or a folder")
     elif path.suffix == ".npz":
         images, labels = read_npz(path, part)
@@ -220,7 +219,7 @@ def read_classes(folder: Path, progress: Progress = quiet) -> tuple[np.ndarray, 
     def complain(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be opened: {error.strerror}")
 
-    walks = (os.walk(place, onerror=complain) for place in _classes(folder))
+    walks = (picture.walk(place, complain) for place in _classes(folder))
     files = [Path(inside, name) for walk in walks for inside, _, names in walk for name in names]
     files = [file for file in files if file.suffix.lower() in picture.SUFFIXES and not file.name.startswith(".")]
     files.sort(key=lambda file: (len(file.stem), file.stem, str(file)))  # 2.png before 10.png

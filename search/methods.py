@@ -176,9 +176,9 @@ class Search:
 
     def _forget(self, epochs: int) -> None:
         """Remove the states from before a rung that is complete."""
+        storage.sweep(self.states)  # of a search that was killed
         for identity, before in self.journal.lines:
             if before < epochs:
-                storage.sweep(self._state(identity, before))  # of a search that was killed
                 self._state(identity, before).unlink(missing_ok=True)
 
     def _tell(self, line: dict) -> Iterator[dict]:

@@ -17,6 +17,8 @@ except ImportError:  # Windows, where two searches at once are not noticed
 from network import DivergenceError
 from recipe import Recipe, flag
 
+KEYS = set("trial id seed settings from epochs status validation_accuracy validation_loss seconds".split())  # of a line
+
 
 class SearchError(ValueError):
     """A search that cannot go on; the message says why, and what helps."""
@@ -94,9 +96,11 @@ class Journal:
         end = content.rfind(b"\n") + 1
         try:
             first, *rest = [json.loads(line) for line in content[:end].splitlines()] or [{"search": search}]
+            if any(not line.keys() >= KEYS for line in rest):
+                raise ValueError
             lines = {(line["id"], line["epochs"]): line for line in rest if line["status"] != "failed"}
             different = [flag(name) for name in search if first["search"].get(name) != search[name]]
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise SearchError(f"{self.path} is damaged: remove it, or give another --out") from None
         if different and rest:
             raise SearchError(f"{self.path} is of a search with another {', '.join(different)}: give another --out")

@@ -102,7 +102,7 @@ class Processes(Executor):
                 pipe = self._pipe()
                 pipe.send((function, arguments))
                 result, error = pipe.recv()
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError):  # OSError: in the middle of an answer
                 self._mine.pipe = None
                 continue
             if error:

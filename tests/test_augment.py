@@ -89,3 +89,10 @@ def test_elastic(smooth):
         assert np.corrcoef(a, b)[0, 1] == pytest.approx(np.exp(-(distance**2) / (4 * smooth**2)), abs=0.05)
     at = np.array([centre(image) for image in many({"elastic": 1.5, "smooth": smooth}, dot(14, 14), 1000)])
     assert at.std(axis=0) == pytest.approx([1.5, 1.5], rel=0.1)
+
+
+def test_scale_stretches_what_is_sheared():
+    """The map is: shear, then scale. So the shear that is left when the scale is divided out keeps its own limit."""
+    factors = Distortion(scale=0.5, shear=0.4)._draw(2000, 3, np.random.default_rng(0), 1.0)
+    shear = factors[0, :, -2] / factors[0, :, -3]
+    assert abs(shear).max() < 0.4001 and shear.std() == pytest.approx(0.4 / np.sqrt(3), rel=0.05)

@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import cli
+import training
 from architecture import LAYERS, WORDS, mlp
 from data import formats, mnist
 from layers import Layer
@@ -67,6 +70,16 @@ def test_the_best_epoch_is_what_is_kept(train, tmp_path, archive):
     accuracy = net.evaluate(*validation)["accuracy"]
     with (tmp_path / "m" / "history.csv").open() as file:
         assert accuracy == max(float(row["validation_accuracy"]) for row in csv.DictReader(file))
+
+
+def test_of_equal_epochs_the_one_with_the_lowest_loss_is_best():
+    accuracies, losses = [0.5, 0.9, 0.9, 0.9], [0.1, 0.4, 0.2, 0.3]
+    history = [
+        {"epoch": epoch, "validation_accuracy": accuracy, "validation_loss": loss}
+        for epoch, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True), 1)
+    ]
+    assert training.best_epoch(history) == 3
+    assert training.best_epoch([{"epoch": 1}, {"epoch": 2}]) == 2, "without validation, the last one"
 
 
 def test_any_layer_may_come_first(train, tmp_path, monkeypatch):
@@ -179,6 +192,13 @@ def test_recipes_and_flags_say_the_same(train, run, archive, tmp_path):
     assert (tmp_path / "models/mine-tiny.npz").read_bytes() == (tmp_path / "flags.npz").read_bytes()
 
 
+def test_what_is_idle_is_not_in_the_model(tmp_path):
+    """So that a recipe that leaves it out is of the same run."""
+    shallow, deep = Recipe(layers="dense 8, relu"), Recipe(layers="dense 8, relu", hidden=[64], rotate=9, smooth=5)
+    assert shallow.settings() == deep.settings() and shallow.to_toml() == deep.to_toml()
+    assert Recipe(augment=True, rotate=9).settings()["rotate"] == 9 and Recipe(hidden=[64]).settings()["hidden"] == [64]
+
+
 def test_recipes_are_written_as_they_are_read(tmp_path):
     recipe = Recipe(hidden=[], lr=0.3, validation=0.2, nesterov=True, dataset='a "b"\\c')
     (tmp_path / "r.toml").write_text(recipe.to_toml())
@@ -259,6 +279,26 @@ def test_a_network_on_pictures_has_pictures_of_its_own(train, tmp_path):
     assert train("--epochs", 1, "--out", "m.npz", *PICTURES)[0] == 0
     written = {p.name for p in (tmp_path / "m").iterdir()}
     assert written == {"history.csv", "curves.png", "weights.png", "features.png", "augment.png", "histograms.png"}
+
+
+def test_filters_and_what_they_find_are_drawn_in_the_same_order(train, tmp_path, monkeypatch):
+    import plots
+
+    drawn = {}
+
+    def spy(name, original):
+        monkeypatch.setattr(plots, name, lambda *shown: drawn.setdefault(name, shown) and original(*shown))
+
+    spy("tiles", plots.tiles), spy("rows", plots.rows)
+    assert train("--epochs", 1, "--out", "m.npz", "--layers", "conv 5 3, relu")[0] == 0
+    net = Network.load(tmp_path / "m.npz")
+    filters = net.parameters()["0.W"]  # (5, 3, 1, 3)
+    assert (drawn["tiles"][0] == filters[:, :, 0, :]).all()
+    images, maps, _ = drawn["rows"]
+    found = net.layers[0].forward(net.standardize(images))  # (26, 5, 26, images)
+    order = np.argsort([-np.sum(weights**2) for weights in filters])
+    for i, unit in enumerate(order):
+        assert (maps[:, i] == found[:, unit].transpose(2, 0, 1)).all()
 
 
 @pytest.mark.parametrize(
@@ -400,6 +440,35 @@ def test_test_reports_what_numpy_says(train, run, archive, digits, tmp_path):
     assert (tmp_path / "m" / "confusion.png").exists() and (tmp_path / "m" / "mistakes.png").exists()
 
 
+def test_the_pictures_of_a_test_show_the_mistakes(train, run, archive, digits, tmp_path, monkeypatch):
+    import plots
+
+    drawn = {}
+
+    def spy(name, original):
+        monkeypatch.setattr(plots, name, lambda *shown: drawn.update({name: shown}) or original(*shown))
+
+    spy("gallery", plots.gallery), spy("confusion", plots.confusion)
+    train("--epochs", 2, "--out", "m.npz")
+    run("test", "--model", "m.npz", "--dataset", archive)
+    images, labels = digits[1]
+    probabilities = Network.load(tmp_path / "m.npz").predict_proba(images)
+    predicted = probabilities.argmax(axis=1)
+    wrong = sorted(np.flatnonzero(predicted != labels), key=lambda i: -probabilities[i, predicted[i]])[:40]
+    shown, captions, title = drawn["gallery"]
+    assert (shown == images[wrong]).all() and len(captions) == len(wrong)
+    first = wrong[0]
+    sure = 100 * probabilities[first, predicted[first]]
+    assert captions[0] == f"#{first}\n{predicted[first]}, not {labels[first]}\n{sure:.1f}% sure"
+    count = (predicted != labels).sum()
+    assert f"the 40 most confident of {count} mistakes" in title if count > 40 else f"all {count} mistakes" in title
+    counts, title = drawn["confusion"]
+    assert (
+        counts[labels[first], predicted[first]] == ((labels == labels[first]) & (predicted == predicted[first])).sum()
+    )
+    assert counts.sum() == 200 and f"{(predicted == labels).mean():.2%} of 200 right" in title
+
+
 def test_a_perfect_model_can_be_drawn_too(train, run, archive, tmp_path, digits):
     train("--epochs", 1, "--out", "m.npz")
     _, (images, labels) = digits
@@ -430,6 +499,8 @@ def test_test_wants_to_know_which_data(train, run, archive):
         (["--activation", "swish"], 2, "--activation"),
         (["--epochs", "0"], 2, "epochs must be"),
         (["--validation", "1.5"], 2, "validation must be"),
+        (["--validation", "-5"], 2, "validation must be"),
+        (["--validation=-inf"], 2, "validation must be"),
         (["--validation", "600"], 1, "600"),
         (["--schedule", "plateau", "--validation", "0"], 2, "validation"),
         (["--repeat", "0"], 2, "repeat must be"),
@@ -463,6 +534,9 @@ def test_one_line_for_every_mistake(train, tmp_path, arguments, code, says):
         ("epochs = 2.5", "epochs must be"),
         ("seed = true", "seed must be"),
         ("lr = ", "not a TOML file"),
+        ("hidden = " + "[" * 20_000, "not a TOML file"),
+        ('layers = "dense 8, relu"\nhidden = [64]', "bad.toml: hidden does nothing beside layers"),
+        ("rotate = 9", "bad.toml: rotate does nothing without augment"),
     ],
 )
 def test_bad_recipes(run, tmp_path, text, says):
@@ -480,6 +554,31 @@ def test_bad_models(run, tmp_path):
     for name, says in [*cases, ("three.npz", "ten digits"), ("suffix", "suffix.npz")]:
         code, _, err = run("test", "--model", name)
         assert code == 1 and says in err and name in err and err.count("\n") == 1
+
+
+def test_nothing_of_the_users_is_written_over(run, archive, tmp_path):
+    """What --out names is told before the work if it is a file that no earlier run made."""
+    before = archive.read_bytes()
+    for name, more in ("train", []), ("hp_search", ["--workers", 1]):
+        code, out, err = run(name, "--dataset", archive, "--validation", 100, "--out", archive.with_suffix(""), *more)
+        assert code == 1 and err.count("\n") == 1 and "is there, and no model of ours" in err and not out
+    assert archive.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_output_that_is_full_or_closed(archive, train, tmp_path):
+    train("--epochs", 1, "--out", "m.npz")
+    test = [sys.executable, ROOT / "test.py", "--model", tmp_path / "m.npz", "--dataset", archive]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(test, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == "test.py: cannot write: No space left on device\n"
+    for closed, other in (1, "stderr"), (2, "stdout"):
+        done = subprocess.run(test, preexec_fn=lambda fd=closed: os.close(fd), **{other: subprocess.PIPE}, text=True)
+        assert done.returncode == 0 and "Traceback" not in (done.stderr or "")
+
+
+def test_names_stay_on_their_line():
+    assert cli.printable("a\nb\x1b[31m é") == "a\\nb\\x1b[31m é"
 
 
 def test_unwritable_output(train, tmp_path):

@@ -87,6 +87,12 @@ def test_unusable_data_is_named(tmp_path, digits):
             data.load(str(tmp_path / name), "train")
 
 
+def test_shares_are_rounded():
+    images, labels = np.zeros((19, 28, 28), np.uint8), np.zeros(19, np.int64)
+    training, validation = data.split(images, labels, 0.1, "mnist", np.random.default_rng(0))
+    assert (len(training[0]), len(validation[0])) == (17, 2)
+
+
 def test_split(digits):
     (x, y), _ = digits
     rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 import data
-from data import DataError, formats
+from data import DataError, formats, triple
 
 from .conftest import ROOT
 
@@ -380,3 +381,60 @@ def test_the_command_runs_as_a_module(tmp_path, archive):
     command = [sys.executable, "-m", "data.convert", archive, tmp_path / "a.npz"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("600 train and 200 test images")
+
+
+def test_more_than_memory_is_refused_by_its_size(tmp_path, digits, monkeypatch):
+    """Files that say, or unfold to, more than any set of digits; the limit lowered to what 600 digits exceed."""
+    (x, y), _ = digits
+    np.savez_compressed(tmp_path / "a.npz", x_train=x, y_train=y)
+    with (tmp_path / "a.csv").open("wb") as file:
+        formats.write_csv(file, x, y)
+    for folder, pack in ("plain", bytes), ("zipped", gzip.compress):
+        (tmp_path / folder).mkdir()
+        for kind, array in ("images", x), ("labels", y):
+            name = f"train-{kind}-idx{array.ndim}-ubyte{'.gz' if pack is gzip.compress else ''}"
+            (tmp_path / folder / name).write_bytes(pack(formats.idx_bytes(array)))
+    places = ["a.npz", "a.csv", "plain", "zipped"]
+    for place in places:
+        assert len(formats.read(tmp_path / place, "train")[0]) == 600
+    monkeypatch.setattr(formats, "LARGEST", 600 * 784 - 1)
+    monkeypatch.setattr(formats, "CSV_ROWS", 100)
+    for place in places:
+        with pytest.raises(DataError, match=r"too large|too many rows|MiB"):
+            formats.read(tmp_path / place, "train")
+
+
+def test_the_same_digits_the_same_bytes_at_any_time(tmp_path, digits, monkeypatch):
+    for year in 0, 1:
+        monkeypatch.setattr(time, "time", lambda year=year: 1.5e9 + 3e7 * year)
+        (tmp_path / f"{year}").mkdir()
+        formats.write_idx(tmp_path / f"{year}", "train", *digits[0])
+        with (tmp_path / f"{year}" / "a.pkl.gz").open("wb") as file:
+            triple.write(file, *digits)
+    for path in (tmp_path / "0").iterdir():
+        assert path.read_bytes() == (tmp_path / "1" / path.name).read_bytes(), path.name
+
+
+def test_what_a_killed_conversion_left_is_in_nobody_s_way(convert, archive, tmp_path):
+    left = tmp_path / ".pictures.unfinished"
+    left.mkdir()
+    (left / "old").touch()
+    assert convert(archive, "pictures", "--as", "idx")[0] == 0
+    assert not left.exists() and not (tmp_path / "pictures" / "old").exists()
+
+
+def test_folders_behind_links_are_read_once(tmp_path, digits):
+    (x, _), _ = digits
+    for name in "a", "b":
+        (tmp_path / name / "3").mkdir(parents=True)
+        Image.fromarray(x[0]).save(tmp_path / name / "3" / f"{name}.png")
+    (tmp_path / "a" / "3" / "more").symlink_to(tmp_path / "b" / "3")
+    (tmp_path / "a" / "3" / "round").symlink_to(tmp_path / "a")
+    images, labels = formats.read(tmp_path / "a", "train")
+    assert len(images) == 2 and list(labels) == [3, 3]
+
+
+def test_a_pipe_is_no_data(tmp_path):
+    os.mkfifo(tmp_path / "a.npz")
+    with pytest.raises(DataError, match="no data at"):
+        formats.read(tmp_path / "a.npz", "train")

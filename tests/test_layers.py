@@ -270,3 +270,12 @@ BAD = [
 def test_bad_arguments(make):
     with pytest.raises(ValueError):
         make()
+
+
+def test_convolution_starts_by_all_it_looks_at():
+    """The first weights of a filter are as wide as He et al. say for channels * k * k inputs."""
+    layer = Conv2D(200, 3, init="he")
+    layer.connect((9, 8, 9))
+    layer.params = {name: np.empty(shape) for name, shape in layer.shapes.items()}
+    layer.initialise(RNG)
+    assert layer.params["W"].std() == pytest.approx(math.sqrt(2 / (8 * 9)), rel=0.03)

@@ -223,3 +223,11 @@ def test_broken_files_are_named_for_what_they_are(tmp_path, drawn):
     eps.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EOF\n")
     with pytest.raises(PictureError, match="not a picture"):
         digit(eps)
+
+
+def test_orientation_of_a_photo_from_a_telephone(drawn, forms, tmp_path):
+    """Which is so large that it is not read in full."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    photo = Image.fromarray(drawn[3]).resize((2400, 2400)).rotate(90)
+    same(digit(saved(tmp_path, photo, "photo.jpg", exif=exif)), forms[3])

@@ -1,17 +1,20 @@
 """The search: its space, its journal, its methods, its workers, and the command with all of them."""
 
 import contextlib
+import gc
 import itertools
 import json
 import multiprocessing
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,7 @@ def test_an_axis_is_a_list_or_a_range():
     assert Axis.read("momentum", {"low": 0, "high": 0.9, "scale": "linear", "steps": 4}).values == [0, 0.3, 0.6, 0.9]
     assert Axis.read("hidden", {"low": 10, "high": 1000, "steps": 3}).values == [[10], [100], [1000]]
     assert Axis.read("hidden", {"low": 1, "high": 3}).values == [[1], [2], [3]], "each once"
+    assert Axis.read("batch_size", {"low": 10, "high": 99, "steps": 3}).values == [10, 31, 99]
     assert Axis.read("momentum", {"low": 0.9, "high": 0.9996, "scale": "linear", "steps": 2}).values == [0.9, 0.9996]
     rng = np.random.default_rng(1)
     draws = [lr.draw(rng) for _ in range(600)]
@@ -168,7 +172,8 @@ def test_score_takes_the_best_epoch():
 
 # --- the journal ------------------------------------------------------------------------------------------------------
 
-LINE = {"id": "a", "epochs": 1, "status": "ok"}
+LINE = {"trial": 1, "id": "a", "seed": 0, "settings": {"lr": 0.1}, "from": 0, "epochs": 1, "status": "ok", "reason": "",
+        "validation_accuracy": [0.5], "validation_loss": [1.2], "seconds": 0.1}  # fmt: skip
 
 
 def journal_of(path, search, *lines):
@@ -209,7 +214,9 @@ def test_another_search_and_a_damaged_journal_are_refused(tmp_path):
     with pytest.raises(SearchError, match="another method: give another --out"):
         Journal(path, {"method": "random", "space": 1})
     whole = path.read_bytes()
-    for damaged in b"nonsense\n" + whole, whole + b"[1]\n", b'{"a": 1}\n', whole.replace(b'"id"', b'"di"'):
+    damages = [b"nonsense\n" + whole, whole + b"[1]\n", b'{"a": 1}\n', whole.replace(b'"id"', b'"di"')]
+    damages += [whole.replace(b"validation_loss", b"loss"), whole + b"[" * 100_000 + b"\n"]
+    for damaged in damages:
         path.write_bytes(damaged)
         with pytest.raises(SearchError, match="damaged"):
             Journal(path, {"method": "grid", "space": 1})
@@ -382,6 +389,15 @@ def die():
     os._exit(1)
 
 
+def die_in_the_middle_of_the_answer(marker):
+    if not marker.exists():
+        marker.write_text("")
+        (pipe,) = (thing for thing in gc.get_objects() if isinstance(thing, Connection) and thing.writable)
+        os.write(pipe.fileno(), struct.pack("!i", 1000) + b"half of 1000 bytes")
+        os._exit(1)
+    return "alive"
+
+
 def test_local_workers_share_arrays_and_compute_on_one_thread(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     arrays = [np.arange(6, dtype=np.uint8), np.ones(3)]
@@ -396,6 +412,7 @@ def test_local_workers_share_arrays_and_compute_on_one_thread(tmp_path, monkeypa
 def test_a_worker_that_dies_is_replaced(tmp_path):
     with workers.local(1, [], tmp_path / "shared") as (submit, _):
         assert submit(die_the_first_time, tmp_path / "marker").result(60) == "alive"
+        assert submit(die_in_the_middle_of_the_answer, tmp_path / "marker 2").result(60) == "alive"
         deadly, other = submit(die), submit(os.getpid)
         with pytest.raises(RuntimeError, match="died 3 times"):
             deadly.result(60)
@@ -450,7 +467,11 @@ def test_hp_search_finds_trains_and_saves(hp_search, run, tmp_path, archive):
     assert before[folder / "search.jsonl"] == (folder / "search.jsonl").stat().st_mtime_ns
 
 
-def test_the_report_says_how_long_the_best_of_each_value_was_trained(hp_search, tmp_path):
+def test_the_report_says_how_long_the_best_of_each_value_was_trained(hp_search, tmp_path, monkeypatch):
+    import plots
+
+    shown, original = [], plots.times
+    monkeypatch.setattr(plots, "times", lambda seconds, *more: shown.extend(seconds) or original(seconds, *more))
     code, out, _ = hp_search("--workers", 1, "--hidden", 4, 8, "--lr", 0.01, 0.05, 0.2, "--weight-decay", 0, 0.01, 0.1)
     lines, folder = out.splitlines(), tmp_path / "models" / "best-tiny"
     results = [json.loads(line) for line in (folder / "search.jsonl").read_text().splitlines()[1:]]
@@ -461,6 +482,8 @@ def test_the_report_says_how_long_the_best_of_each_value_was_trained(hp_search, 
         tried = [line for line in results if line["settings"]["lr"] == float(lr) and line["seed"] == 0]
         best = max(tried, key=lambda line: (max(line["validation_accuracy"]), line["epochs"]))
         assert (accuracy, epochs) == (f"{max(best['validation_accuracy']):.4f}", f"{best['epochs']}")
+    first_seed = sum(line["seconds"] for line in results if line["seed"] == 0)
+    assert sum(shown) == pytest.approx(first_seed), "in the picture a trial's rungs are taken together"
 
 
 @pytest.mark.parametrize("method", ["grid", "random", "coordinate"])

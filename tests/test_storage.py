@@ -1,8 +1,11 @@
 """Model files: whole or not at all, verified or refused."""
 
+import errno
 import io
 import json
+import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,3 +188,54 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with storage.replace(path) as file:
         file.write(b"new")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_one_and_files_have_the_usual_mode(tmp_path):
+    (tmp_path / "there").mkdir()
+    path, link = tmp_path / "there" / "real.txt", tmp_path / "link.txt"
+    path.write_text("old")
+    link.symlink_to(path)
+    with storage.replace(link) as file:
+        file.write(b"new")
+    assert link.is_symlink() and path.read_text() == "new"
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="is no file") as caught, storage.replace(tmp_path / "folder"):
+        pass
+    assert caught.value.filename == str(tmp_path / "folder")
+    with pytest.raises(OSError, match="too long") as caught, storage.replace(tmp_path / ("n" * 250)):
+        pass
+    assert caught.value.filename == str(tmp_path / ("n" * 250))
+    with pytest.raises(OSError, match="No space") as caught, storage.replace(tmp_path / "a.txt"):
+        full()
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    monkeypatch.setattr(os, "replace", lambda source, _: Path(source).rmdir())
+    with pytest.raises(OSError, match="Not a directory") as caught, storage.replace(tmp_path / "a.txt"):
+        pass
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_only_files_of_ours_are_claimed(model, tmp_path):
+    """Before hours of work: may the file be written, and is what is there already nothing else of the user's?"""
+    content = model.read_bytes()
+    left = tmp_path / f".{model.name}.abc.part"
+    left.touch()
+    storage.claim(model)
+    storage.claim(tmp_path / "new" / "model.npz")
+    assert model.read_bytes() == content and not left.exists() and not list((tmp_path / "new").iterdir())
+    np.savez(tmp_path / "digits.npz", x_train=np.zeros(3))
+    (tmp_path / "text.npz").write_text("mine")
+    for name in "digits.npz", "text.npz":
+        with pytest.raises(StorageError, match=f"{name} is there, and no model of ours"):
+            storage.claim(tmp_path / name)
+    with pytest.raises(OSError, match="is no file"):
+        storage.claim(tmp_path / "new")
