@@ -56,8 +56,6 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it may be stdout that is full
             return fail(f"{error.filename or 'cannot write'}: {error.strerror or error}", 1)
 
     return guarded

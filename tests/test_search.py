@@ -472,16 +472,19 @@ def test_the_report_says_how_long_the_best_of_each_value_was_trained(hp_search, 
 
     shown, original = [], plots.times
     monkeypatch.setattr(plots, "times", lambda seconds, *more: shown.extend(seconds) or original(seconds, *more))
-    code, out, _ = hp_search("--workers", 1, "--hidden", 4, 8, "--lr", 0.01, 0.05, 0.2, "--weight-decay", 0, 0.01, 0.1)
+    code, out, _ = hp_search("--workers", 1, "--hidden", 4, 8, "--lr", 0.01, 0.05, 0.2, "--weight-decay", 0, 0.1, 5)
     lines, folder = out.splitlines(), tmp_path / "models" / "best-tiny"
     results = [json.loads(line) for line in (folder / "search.jsonl").read_text().splitlines()[1:]]
     at = next(i for i, line in enumerate(lines) if line.startswith("lr "))
     rows = [line.split() for line in lines[at : at + 3]]
     assert code == 0 and rows[0][1:] == ["0.01", "0.05", "0.2"] and rows[2][:2] == ["after", "epochs"]
+    best_is_last = []
     for lr, accuracy, epochs in zip(rows[0][1:], rows[1][2:], rows[2][2:], strict=True):
         tried = [line for line in results if line["settings"]["lr"] == float(lr) and line["seed"] == 0]
         best = max(tried, key=lambda line: (max(line["validation_accuracy"]), line["epochs"]))
         assert (accuracy, epochs) == (f"{max(best['validation_accuracy']):.4f}", f"{best['epochs']}")
+        best_is_last.append(best is tried[-1])
+    assert not all(best_is_last), "or else this could not fail"
     first_seed = sum(line["seconds"] for line in results if line["seed"] == 0)
     assert sum(shown) == pytest.approx(first_seed), "in the picture a trial's rungs are taken together"
 
