@@ -3,7 +3,8 @@
     python tests/bench/accuracy.py [recipe ...]
 
 The settings were chosen on validation images beforehand; the test images are read once, by test.py, at the end. Models
-are kept in models/final/ and not trained again; stopped, the same command goes on.
+are kept in models/final/ and not trained again; stopped, the same command goes on. What each seed came to is in
+models/final/test_accuracy.csv.
 """
 
 import csv
@@ -24,6 +25,7 @@ from recipe import Recipe  # noqa: E402
 RECIPES = ["softmax", "two_layer", "two_layer_searched", "three_layer", "mlp", "mlp_batchnorm", "cnn_dilated"]
 LONG = ["two_layer_elastic", "deep_elastic", "cnn"]  # two at a time, each on one BLAS thread, which takes less time
 SEEDS, LONG_SEEDS = 5, 3
+EACH = ROOT / "models" / "final" / "test_accuracy.csv"
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -52,6 +54,19 @@ def seconds(model: Path) -> float:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
+def note_down(name: str, accuracies: list[str]) -> None:
+    """Put what each seed of a recipe came to into the file with all of them."""
+    table: dict[str, list[str]] = {}
+    if EACH.exists():
+        with EACH.open(newline="") as file:
+            table = {recipe: each for recipe, *each in list(csv.reader(file))[1:]}
+    table[name] = accuracies
+    with EACH.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["recipe", *(f"seed {seed}" for seed in range(SEEDS))])
+        writer.writerows([recipe, *table[recipe]] for recipe in [*RECIPES, *LONG] if recipe in table)
+
+
 def main() -> None:
     """Train, test, and put the table into the README."""
     unknown = {*sys.argv[1:]} - {*RECIPES, *LONG}
@@ -61,7 +76,8 @@ def main() -> None:
     table = {row[0].strip("`"): row for row in old}
     for name in sys.argv[1:] or [*RECIPES, *LONG]:
         models = train(name)
-        result = run("test.py", "--model", *models).splitlines()[-1]
+        *each, result = run("test.py", "--model", *models).splitlines()
+        note_down(name, re.findall(r"^\S+: accuracy (0\.\d+)", "\n".join(each), re.M))
         print(f"{name}: {result}", flush=True)
         mean, deviation = (100 * float(text) for text in re.search(r"(0\.\d+) \+- (0\.\d+)", result).groups())
         network = Recipe.read(ROOT / "configs" / f"{name}.toml", {}).title
