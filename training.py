@@ -185,7 +185,7 @@ def draw(network: Network, settings: Recipe, run: Run, folder: Path, images: np.
         figures["weights"] = plots.tiles(weights[:, :, 0], f"{title}: first-layer filters")
         maps = first.forward(network.standardize(images)).transpose(3, 1, 0, 2)
         order = plots.strongest(weights[:, :, 0], 12)
-        head = f"{title}: what the {len(order)} strongest filters find, in the same order (dark: high)"
+        head = f"{title}: what the {len(order)} strongest of its filters find (dark: high)"
         figures["features"] = plots.rows(images, maps[:, order], head)
     if distortion := settings.distortion():
         variants = [distortion(images, np.random.default_rng(i)) for i in range(12)]
