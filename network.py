@@ -115,10 +115,12 @@ class Network:
     # --- memory: every parameter of every layer lies in one array ---------------------------------------------------
 
     def _allocate(self) -> None:
-        """Give the layers their memory: views into one array, `rows`.
+        """Give the layers their memory: views into the three rows of one array, velocities, parameters and gradients.
 
-        It has two sides, each with three rows: the velocities, the parameters and the gradients of all layers. `update`
-        reads one side and writes the other, so the two take turns. Parameters with L2 lie in front.
+        Rows are a little longer than what they hold, which lies at their left end or, after the next step, at their
+        right end: `rows`, the two sides. `update` writes from one side to the other, chunk by chunk, always into places
+        that it has just read. With memory of its own for each side an epoch takes up to a fifth longer, because less of
+        it stays in the processor's cache. Parameters with L2 lie in front.
         """
         slots = [(layer, name) for layer in self.layers for name in layer.shapes]
         slots.sort(key=lambda slot: slot[1] not in slot[0].decayed)
@@ -126,15 +128,23 @@ class Network:
         for layer, name in slots:
             size = math.prod(layer.shapes[name])
             places[layer, name] = slice(end, end + size)
-            end += -(-size // 16) * 16  # the next one starts at a 64-byte boundary
+            end += -(-size // 16) * 16  # the next one starts at a 64-byte boundary; what the gap holds means nothing
             if name in layer.decayed:
                 self.decayed = end
-        self.rows = aligned_zeros((2, 3, end), self.dtype)
+        shift = min(UPDATE_CHUNK, end)
+        memory = aligned_zeros((3, end + shift), self.dtype)
+        self.rows = left, right = memory[:, :end], memory[:, shift:]
 
         def views(row: np.ndarray, layer: Layer) -> dict[str, np.ndarray]:
             return {name: row[places[layer, name]].reshape(shape) for name, shape in layer.shapes.items()}
 
         self._views = [[(views(side[1], layer), views(side[2], layer)) for layer in self.layers] for side in self.rows]
+        ends = [*range(0, self.decayed, UPDATE_CHUNK), *range(self.decayed, end, UPDATE_CHUNK), end]
+        chunks = [slice(*pair) for pair in itertools.pairwise(ends)]
+        self._chunks = [  # what is read, what is written, whether L2 applies: in the order that spares what is unread
+            [(old[:, chunk], new[:2, chunk], chunk.stop <= self.decayed) for chunk in order]
+            for old, new, order in ((left, right, chunks[::-1]), (right, left, chunks))
+        ]
         self._turn_to(0)
 
     def _turn_to(self, side: int) -> None:
@@ -163,11 +173,11 @@ class Network:
     @property
     def velocity(self) -> np.ndarray:
         """The momentum of every parameter, as one vector; set it to go on where another run stopped."""
-        return self.rows[self.side, 0]
+        return self.rows[self.side][0]
 
     @velocity.setter
     def velocity(self, value: np.ndarray | float) -> None:
-        self.rows[self.side, 0] = value
+        self.rows[self.side][0] = value
 
     @property
     def parameter_count(self) -> int:
@@ -184,7 +194,7 @@ class Network:
             batch = rows[index]
         else:
             batch = self.buffer("batch", (len(index), rows.shape[1]), rows.dtype)
-            np.take(rows, index, axis=0, out=batch, mode="clip")
+            rows.take(index, axis=0, out=batch, mode="clip")
         if len(self.input_shape) == 1:  # the transpose of rows does for a product
             x = self.buffer("x", batch.shape, self.dtype).T
         else:  # convolution wants the batch last in memory too
@@ -229,13 +239,13 @@ class Network:
         """
         pull = 1 + momentum if nesterov else 1.0  # what is subtracted from W: lr * (carry * v + pull * g)
         carry = momentum * momentum if nesterov else momentum
-        old, new = self.rows[self.side], self.rows[1 - self.side, :2]
-        for start, stop, decay in (0, self.decayed, weight_decay), (self.decayed, old.shape[1], 0.0):
-            #                     v             W                        dW
-            product = np.array([[momentum, decay, 1.0], [-lr * carry, 1.0 - lr * pull * decay, -lr * pull]], self.dtype)
-            for i in range(start, stop, UPDATE_CHUNK):
-                chunk = slice(i, min(i + UPDATE_CHUNK, stop))
-                np.matmul(product, old[:, chunk], out=new[:, chunk])
+        products = [
+            #             v             W                        dW
+            np.array([[momentum, decay, 1.0], [-lr * carry, 1.0 - lr * pull * decay, -lr * pull]], self.dtype)
+            for decay in (0.0, weight_decay)
+        ]
+        for old, new, decayed in self._chunks[self.side]:
+            np.matmul(products[decayed], old, out=new)
         self._turn_to(1 - self.side)
 
     # --- training ---------------------------------------------------------------------------------------------------

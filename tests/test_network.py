@@ -295,7 +295,7 @@ def test_input_statistics(digits):
 def test_float32_stays_float32(digits):
     net = Network(mlp([8, 8]))
     records(net, digits, schedule="cosine", momentum=0.9, nesterov=True)
-    arrays = [net.rows, net.layers[0].x, net.layers[1].y, net.loss.backward(), net.predict_proba(digits[0][0])]
+    arrays = [*net.rows, net.layers[0].x, net.layers[1].y, net.loss.backward(), net.predict_proba(digits[0][0])]
     assert {a.dtype for a in arrays} == {np.dtype("float32")}
 
 
