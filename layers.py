@@ -51,19 +51,24 @@ def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 class Buffers:
-    """Named work arrays, allocated at the largest size asked for and handed out as views in any smaller shape."""
+    """Named work arrays, allocated at the largest size asked for and handed out as views in any smaller shape.
+
+    New ones are full of `fill`, and stay so if nobody writes into them.
+    """
 
     def __init__(self) -> None:
         self._flat: dict[str, np.ndarray] = {}
         self._views: dict[tuple, np.ndarray] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: np.dtype, fill: float = 0) -> np.ndarray:
         view = self._views.get((name, shape, dtype))
         if view is None:
             size = math.prod(shape)
             flat = self._flat.get(name)
             if flat is None or flat.size < size or flat.dtype != dtype:
                 flat = self._flat[name] = aligned_zeros((size,), dtype)
+                if fill:
+                    flat.fill(fill)
                 self._views = {key: old for key, old in self._views.items() if key[0] != name}
             view = self._views[name, shape, dtype] = flat[:size].reshape(shape)
         return view
@@ -145,8 +150,7 @@ class Dense(Layer):
 
     def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
         np.matmul(dy, self.x.T, out=self.grads["W"])
-        ones = self.buffer("ones", dy.shape[1:], dy.dtype)
-        ones.fill(1)
+        ones = self.buffer("ones", dy.shape[1:], dy.dtype, fill=1)
         np.matmul(dy, ones, out=self.grads["b"])  # the sum over the batch as a product: 4x as fast as dy.sum(axis=1)
         if not need_dx:
             return None
@@ -247,11 +251,11 @@ class Activation(Layer):
         raise NotImplementedError
 
     def times_derivative(self, dy: np.ndarray, out: np.ndarray) -> None:
-        """out = dy * f'(x), where `self.x` and `self.y` are the last input and output."""
+        """out = dy * f'(x), where `self.y` is the last output: it says all there is to know of f'(x)."""
         raise NotImplementedError
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        self.x, self.y = x, self.buffer("y", x.shape, x.dtype)
+        self.y = self.buffer("y", x.shape, x.dtype)
         self.function(x, self.y)
         return self.y
 
@@ -272,7 +276,7 @@ class ReLU(Activation):
 
     def times_derivative(self, dy: np.ndarray, out: np.ndarray) -> None:
         positive = self.buffer("positive", dy.shape, np.dtype(bool))
-        np.multiply(dy, np.greater(self.x, 0, out=positive), out=out)
+        np.multiply(dy, np.greater(self.y, 0, out=positive), out=out)
 
 
 class LeakyReLU(Activation):
@@ -293,7 +297,7 @@ class LeakyReLU(Activation):
 
     def times_derivative(self, dy: np.ndarray, out: np.ndarray) -> None:
         positive = self.buffer("positive", dy.shape, np.dtype(bool))
-        np.multiply(np.greater(self.x, 0, out=positive), 1 - self.slope, out=out)
+        np.multiply(np.greater(self.y, 0, out=positive), 1 - self.slope, out=out)
         out += self.slope
         out *= dy
 

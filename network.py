@@ -329,21 +329,21 @@ class Network:
         progress: Callable[[Iterable], Iterable],
     ) -> tuple[float, float]:
         """A step for each of `rates`, over the images in `order`; the running means of loss and accuracy."""
-        losses, correct = 0.0, 0
+        labels = labels[order]
+        losses, predicted = 0.0, np.empty(len(order), np.intp)
         for step, rate in enumerate(progress(rates)):
-            index = order[step * batch_size : (step + 1) * batch_size]
-            batch_labels = labels[index]
-            outputs = self.forward(self.standardize(images, index), training=True)
-            loss = self.loss.forward(outputs, batch_labels)
+            batch = slice(step * batch_size, (step + 1) * batch_size)
+            outputs = self.forward(self.standardize(images, order[batch]), training=True)
+            loss = self.loss.forward(outputs, labels[batch])
             if not loss < 100 * HOPELESS:  # nor is nan below it
                 raise DivergenceError(
                     f"the loss of a batch came to {loss:.4g} at a learning rate of {rate:.4g}: lower lr"
                 )
+            outputs.argmax(axis=0, out=predicted[batch])
             self.backward(self.loss.backward())
             self.update(rate, **step_settings)
-            losses += loss * len(index)
-            correct += int(np.count_nonzero(outputs.argmax(axis=0) == batch_labels))
-        return losses / len(order), correct / len(order)
+            losses += loss * outputs.shape[1]
+        return losses / len(order), float(np.mean(predicted == labels))
 
     def settle(self, images: np.ndarray) -> None:
         """Set the averages that batch norm uses to those over these images (Ioffe & Szegedy 2015, algorithm 2).
