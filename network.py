@@ -124,13 +124,13 @@ class Network:
         """
         slots = [(layer, name) for layer in self.layers for name in layer.shapes]
         slots.sort(key=lambda slot: slot[1] not in slot[0].decayed)
-        places, end, self.decayed = {}, 0, 0
+        places, end, decayed = {}, 0, 0
         for layer, name in slots:
             size = math.prod(layer.shapes[name])
             places[layer, name] = slice(end, end + size)
             end += -(-size // 16) * 16  # the next one starts at a 64-byte boundary; what the gap holds means nothing
             if name in layer.decayed:
-                self.decayed = end
+                decayed = end
         shift = min(UPDATE_CHUNK, end)
         memory = aligned_zeros((3, end + shift), self.dtype)
         self.rows = left, right = memory[:, :end], memory[:, shift:]
@@ -139,10 +139,10 @@ class Network:
             return {name: row[places[layer, name]].reshape(shape) for name, shape in layer.shapes.items()}
 
         self._views = [[(views(side[1], layer), views(side[2], layer)) for layer in self.layers] for side in self.rows]
-        ends = [*range(0, self.decayed, UPDATE_CHUNK), *range(self.decayed, end, UPDATE_CHUNK), end]
+        ends = [*range(0, decayed, UPDATE_CHUNK), *range(decayed, end, UPDATE_CHUNK), end]
         chunks = [slice(*pair) for pair in itertools.pairwise(ends)]
         self._chunks = [  # what is read, what is written, whether L2 applies: in the order that spares what is unread
-            [(old[:, chunk], new[:2, chunk], chunk.stop <= self.decayed) for chunk in order]
+            [(old[:, chunk], new[:2, chunk], chunk.stop <= decayed) for chunk in order]
             for old, new, order in ((left, right, chunks[::-1]), (right, left, chunks))
         ]
         self._turn_to(0)
