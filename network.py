@@ -1,9 +1,8 @@
-"""A network: a stack of layers, trained by mini-batch gradient descent, kept in one file.
+"""A network: a stack of layers, trained by mini-batch stochastic gradient descent (SGD), saved in one file.
 
     images (N, 28, 28) uint8 -> standardize -> layer -> layer -> ... -> logits (10, N) -> loss
 
-The way of one training step, in `_epoch`: `standardize` makes numbers of a batch, `forward` runs the layers, `backward`
-runs them the other way round, `update` moves the weights. `fit` goes from epoch to epoch.
+One training step is `Network.train_step`; `Network.fit` calls it for every batch of every epoch.
 """
 
 import itertools
@@ -16,19 +15,24 @@ from pathlib import Path
 
 import numpy as np
 
-import architecture
 import storage
-from architecture import LAYERS, connect
-from layers import LOSSES, BatchNorm, Buffers, Layer, aligned_zeros, known
+from nn import architecture
+from nn.architecture import LAYERS, connect
+from nn.layers import BatchNorm, Layer, check_choice
+from nn.losses import LOSSES
+from nn.memory import Buffers, ParameterMemory
 
-FORMAT = 1  # of the model file
-INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(5)  # the independent random streams of one seed
-HOPELESS = 100.0  # mean loss of an epoch that no training comes back from; guessing costs 2.3
-PREDICT_BATCH = 1000  # images at a time where nothing is learned
-SETTLE_ON = 10_000  # images, drawn at random, that batch norm is settled on: enough for its averages
-UPDATE_CHUNK = 160_000  # parameters at a time in `update`: OpenBLAS does products of up to 10^6 terms without packing
+FORMAT = 1  # version of the model file
+UNIT_VECTORS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)  # of (v, W, dW): see `Network.update`
+INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(
+    5
+)  # purposes of a seed, each with a random stream of its own
+MAX_LOSS = 100.0  # a higher mean loss of an epoch counts as divergence; uniform guessing gives ln 10 = 2.3
+MAX_BATCH_LOSS = 100 * MAX_LOSS  # the same for a single batch
+EVAL_BATCH_SIZE = 1000  # images at a time at inference
+BN_STATS_IMAGES = 10_000  # random images that batch norm's statistics are recomputed on
 
-Augment = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]  # images, progress: to variants of them
+Augment = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]  # images, rng, progress -> augmented images
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda t: 1.0,
     "step": lambda t: 0.1 ** ((t >= 0.5) + (t >= 0.75)),
@@ -36,57 +40,76 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "inverse": lambda t: 1 / (1 + 9 * t),
     "linear": lambda t: 1 - t,
     "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
-    "plateau": lambda t: 1.0,  # and halved after every epoch in which validation accuracy dropped: see `drops`
+    "plateau": lambda t: 1.0,  # halved after every drop of the validation accuracy: see `count_accuracy_drops`
 }
-"""Factor of the learning rate as a function of progress t, which runs from 0 (first step) towards 1 (the end)."""
+"""Factor of the learning rate as a function of the progress t, from 0 (first step) towards 1 (end of training)."""
 
 
 class DivergenceError(ArithmeticError):
-    """Training that went astray: the loss left the finite numbers or grew out of all proportion."""
+    """Training diverged: the loss is not finite, or too large."""
+
+    exit_code = 1
 
 
-def random_stream(seed: int, *purpose: int) -> np.random.Generator:
-    """An independent generator for each purpose of one seed: using one more or less changes none of the others."""
+def spawn_rng(seed: int, *purpose: int) -> np.random.Generator:
+    """An independent generator for each purpose of one seed, so that using one does not change the others."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))
 
 
-def drops(history: Iterable[dict]) -> int:
-    """How often validation accuracy fell from one epoch to the next."""
+def count_accuracy_drops(history: Iterable[dict]) -> int:
+    """How often the validation accuracy fell from one epoch to the next."""
     accuracies = [record["validation_accuracy"] for record in history]
     return sum(b < a for a, b in itertools.pairwise(accuracies))
 
 
-def grey_statistics(images: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of all grey values (0 to 255), exact: from how often each of the 256 occurs."""
+def pixel_mean_std(images: np.ndarray) -> tuple[float, float]:
+    """Mean and std of all pixel values (0 to 255), exact: computed from the count of each of the 256 values."""
     counts = np.zeros(256, np.int64)
-    for i in range(0, len(images), PREDICT_BATCH):
-        counts += np.bincount(images[i : i + PREDICT_BATCH].ravel(), minlength=256)
-    grey = np.arange(256)
-    mean = float(counts @ grey / counts.sum())
-    deviation = math.sqrt(counts @ (grey - mean) ** 2 / counts.sum())
-    return mean, deviation or 1.0
+    for i in range(0, len(images), EVAL_BATCH_SIZE):
+        counts += np.bincount(images[i : i + EVAL_BATCH_SIZE].ravel(), minlength=256)
+    values = np.arange(256)
+    mean = float(counts @ values / counts.sum())
+    std = math.sqrt(counts @ (values - mean) ** 2 / counts.sum())
+    return mean, std or 1.0
 
 
-def ahead(augment: Augment, images: np.ndarray, seed: int, remaining: range, epochs: int) -> Iterator[np.ndarray]:
-    """The variants of the images for each remaining epoch, made in a thread while those of the one before are used."""
+def prefetch_augmented(
+    augment: Augment, images: np.ndarray, seed: int, epochs: range, total: int
+) -> Iterator[np.ndarray]:
+    """The augmented images of each epoch out of `total`, made in a thread while the epoch before is trained."""
 
-    def variants(epoch: int) -> np.ndarray:
-        return augment(images, random_stream(seed, AUGMENTATION, epoch), epoch / epochs)
+    def augmented(epoch: int) -> np.ndarray:
+        return augment(images, spawn_rng(seed, AUGMENTATION, epoch), epoch / total)
 
     with ThreadPoolExecutor(1) as thread:
-        tasks = (thread.submit(variants, epoch) for epoch in remaining)
+        tasks = (thread.submit(augmented, epoch) for epoch in epochs)
         upcoming = next(tasks, None)
         while upcoming:
             current, upcoming = upcoming, next(tasks, None)
             yield current.result()
 
 
+def sgd(
+    v: float, w: float, dw: float, lr: float, momentum: float, weight_decay: float, nesterov: bool
+) -> tuple[float, float]:
+    """The new velocity and the new value of a parameter: SGD with momentum (Polyak 1964) and L2.
+
+    g = dL/dW + weight_decay * W        the gradient of L + weight_decay / 2 * |W|^2
+    v = momentum * v + g
+    W = W - lr * v                      or, with nesterov, W - lr * (g + momentum * v): Sutskever et al. 2013,
+                                        where W is the point at which they evaluate the gradient
+    """
+    g = dw + weight_decay * w
+    v = momentum * v + g
+    return v, w - lr * (g + momentum * v if nesterov else v)
+
+
 class Network:
     """A stack of layers with its parameters, its input statistics and its loss.
 
-    layers: in the order the data takes; input_shape: of one image as the first layer wants it, if not given (28, 1, 28)
-    for layers that take pictures and else (784,); seed: of the first weights; dtype: float32, or float64 to check it.
-    `about` is a dict for whatever should be kept with the model: its dataset, recipe and scores.
+    layers: in the order of the forward pass; input_shape: of one image for the first layer, by default (28, 1, 28) if
+    any layer takes images, else (784,); seed: of the initial weights; dtype: float32, or float64 for gradient checks.
+    `metadata` is a dict for whatever should be saved with the model: its dataset, config and scores.
     """
 
     def __init__(
@@ -98,66 +121,26 @@ class Network:
         seed: int = 0,
         dtype: str = "float32",
     ) -> None:
-        known(LOSSES, loss=loss)
+        check_choice(LOSSES, loss=loss)
         self.layers, self.input_shape = layers, tuple(input_shape or architecture.input_shape(layers))
         self.loss_name, self.loss, self.dtype = loss, LOSSES[loss](), np.dtype(dtype)
-        self.mean, self.deviation = 0.0, 255.0  # of the grey values, 0 to 255; `fit` measures them
-        self.about: dict = {}
+        self.mean, self.std = 0.0, 255.0  # of the pixel values, 0 to 255; `fit` measures them
+        self.metadata: dict = {}
         self.buffer = Buffers()
         self.classes = connect(layers, self.input_shape)
-        self._allocate()
+        self.memory = ParameterMemory(layers, self.dtype)
         for layer in layers:
             layer.state = {name: np.zeros(shape, self.dtype) for name, shape in layer.state_shapes.items()}
-        rng = random_stream(seed, INITIALISATION)
+        rng = spawn_rng(seed, INITIALISATION)
         for layer in layers:
             layer.initialise(rng)
 
-    # --- memory: every parameter of every layer lies in one array ---------------------------------------------------
-
-    def _allocate(self) -> None:
-        """Give the layers their memory: views into the three rows of one array, velocities, parameters and gradients.
-
-        Rows are a little longer than what they hold, which lies at their left end or, after the next step, at their
-        right end: `rows`, the two sides. `update` writes from one side to the other, chunk by chunk, always into places
-        that it has just read. With memory of its own for each side an epoch takes up to a fifth longer, because less of
-        it stays in the processor's cache. Parameters with L2 lie in front.
-        """
-        slots = [(layer, name) for layer in self.layers for name in layer.shapes]
-        slots.sort(key=lambda slot: slot[1] not in slot[0].decayed)
-        places, end, decayed = {}, 0, 0
-        for layer, name in slots:
-            size = math.prod(layer.shapes[name])
-            places[layer, name] = slice(end, end + size)
-            end += -(-size // 16) * 16  # the next one starts at a 64-byte boundary; what the gap holds means nothing
-            if name in layer.decayed:
-                decayed = end
-        shift = min(UPDATE_CHUNK, end)
-        memory = aligned_zeros((3, end + shift), self.dtype)
-        self.rows = left, right = memory[:, :end], memory[:, shift:]
-
-        def views(row: np.ndarray, layer: Layer) -> dict[str, np.ndarray]:
-            return {name: row[places[layer, name]].reshape(shape) for name, shape in layer.shapes.items()}
-
-        self._views = [[(views(side[1], layer), views(side[2], layer)) for layer in self.layers] for side in self.rows]
-        ends = [*range(0, decayed, UPDATE_CHUNK), *range(decayed, end, UPDATE_CHUNK), end]
-        chunks = [slice(*pair) for pair in itertools.pairwise(ends)]
-        self._chunks = [  # what is read, what is written, whether L2 applies: in the order that spares what is unread
-            [(old[:, chunk], new[:2, chunk], chunk.stop <= decayed) for chunk in order]
-            for old, new, order in ((left, right, chunks[::-1]), (right, left, chunks))
-        ]
-        self._turn_to(0)
-
-    def _turn_to(self, side: int) -> None:
-        self.side = side
-        for layer, (params, grads) in zip(self.layers, self._views[side], strict=True):
-            layer.params, layer.grads = params, grads
-
     def parameters(self) -> dict[str, np.ndarray]:
-        """Every parameter by its plain name, "0.W" for the first layer's weights. Views, valid until the next step."""
+        """Every parameter by name, "0.W" for the weights of layer 0. Views, valid until the next update."""
         return {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.params.items()}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that makes the network what it is: its parameters and its layers' state. Views like `parameters`."""
+        """All arrays of the model: its parameters and its layers' state. Views, as in `parameters`."""
         states = {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.state.items()}
         return self.parameters() | states
 
@@ -172,40 +155,58 @@ class Network:
 
     @property
     def velocity(self) -> np.ndarray:
-        """The momentum of every parameter, as one vector; set it to go on where another run stopped."""
-        return self.rows[self.side][0]
+        """The momentum of every parameter, as one vector; assign to resume a run."""
+        return self.memory.velocity
 
     @velocity.setter
     def velocity(self, value: np.ndarray | float) -> None:
-        self.rows[self.side][0] = value
+        self.memory.velocity[:] = value
 
     @property
     def parameter_count(self) -> int:
-        """How many numbers are learned."""
+        """Number of trainable parameters."""
         return sum(a.size for a in self.parameters().values())
 
     # --- one training step ------------------------------------------------------------------------------------------
 
-    def standardize(self, images: np.ndarray, index: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """(grey - mean) / deviation of images[index], as an array (*input_shape, N): what `forward` takes."""
-        self.check(images)
-        rows = images.reshape(len(images), -1)
-        if isinstance(index, slice):
-            batch = rows[index]
-        else:
-            batch = self.buffer("batch", (len(index), rows.shape[1]), rows.dtype)
-            rows.take(index, axis=0, out=batch, mode="clip")
-        if len(self.input_shape) == 1:  # the transpose of rows does for a product
+    def train_step(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> tuple[float, np.ndarray]:
+        """One step of SGD on one batch: uint8 (N, 28, 28) and integer labels (N,), each below `classes`.
+
+        Returns the mean loss of the batch, without the L2 term, and the logits (classes, N), both from before the
+        update. The logits are valid until the next call. DivergenceError if the loss is not finite, or too large.
+        """
+        x = self.standardize(images)
+        logits = self.forward(x, training=True)
+        loss = self.loss.forward(logits, labels)
+        if not loss < MAX_BATCH_LOSS:  # NaN fails this comparison too
+            raise DivergenceError(f"the loss of a batch reached {loss:.4g} at a learning rate of {lr:.4g}: lower lr")
+        self.backward(self.loss.backward())
+        self.update(lr, momentum, weight_decay, nesterov)
+        return loss, logits
+
+    def standardize(self, images: np.ndarray) -> np.ndarray:
+        """(pixel - mean) / std, as an array (*input_shape, N): the input of `forward`."""
+        self.validate_images(images)
+        batch = images.reshape(len(images), -1)
+        if len(self.input_shape) == 1:  # BLAS takes the transpose of a C-ordered array without a copy
             x = self.buffer("x", batch.shape, self.dtype).T
-        else:  # convolution wants the batch last in memory too
+        else:  # convolution needs the batch last in memory too
             x = self.buffer("x", batch.shape[::-1], self.dtype)
         np.copyto(x, batch.T)
         x -= self.mean
-        x *= 1 / self.deviation
+        x *= 1 / self.std
         return x.reshape(*self.input_shape, len(batch))
 
-    def check(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-        """ValueError unless these are images, and a class for each of them if there are labels."""
+    def validate_images(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """ValueError unless these are images, each with a class if there are labels."""
         if images.dtype != np.uint8 or images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(self.input_shape):
             raise ValueError(f"images must be uint8, (N, 28, 28), not {images.dtype}, {images.shape}")
         if labels is None:
@@ -222,31 +223,22 @@ class Network:
         return x
 
     def backward(self, dy: np.ndarray) -> None:
-        """Fill every layer's `grads`, from dL/doutputs (classes, N). The first layer's input needs no gradient."""
+        """Fill every layer's `grads`, from dL/dlogits (classes, N). The first layer does not compute dL/dx."""
         for layer in reversed(self.layers):
             dy = layer.backward(dy, need_dx=layer is not self.layers[0])
 
     def update(self, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> None:
-        """One step of gradient descent with momentum (Polyak 1964, or Nesterov's) and L2, for every parameter W.
+        """One `sgd` step of every parameter; weight decay applies to weights only.
 
-            g = dL/dW + weight_decay * W        the gradient of L + weight_decay / 2 * |W|^2; only of weights
-            v = momentum * v + g
-            W = W - lr * v                      or, with nesterov, W - lr * (g + momentum * v), Sutskever et al. 2013
-                                                with W the point they look ahead to
-
-        New v and W are linear in the old v, W and dW, so the step is one product of a 2 x 3 matrix with three rows of
-        memory, and BLAS does it in one pass. Written line by line, NumPy takes six, and an epoch 5 to 17 % longer.
+        The new (v, W) is linear in (v, W, dW). So `sgd` of the three unit vectors gives the columns of a 2 x 3 matrix,
+        and one product of this matrix with the three rows of memory updates all parameters in one pass. Written line
+        by line, NumPy needs six passes, and an epoch takes 5 to 17 % longer.
         """
-        pull = 1 + momentum if nesterov else 1.0  # what is subtracted from W: lr * (carry * v + pull * g)
-        carry = momentum * momentum if nesterov else momentum
-        products = [
-            #             v             W                        dW
-            np.array([[momentum, decay, 1.0], [-lr * carry, 1.0 - lr * pull * decay, -lr * pull]], self.dtype)
-            for decay in (0.0, weight_decay)
-        ]
-        for old, new, decayed in self._chunks[self.side]:
-            np.matmul(products[decayed], old, out=new)
-        self._turn_to(1 - self.side)
+        matrices = []
+        for decay in 0.0, weight_decay:
+            columns = [sgd(*unit, lr, momentum, decay, nesterov) for unit in UNIT_VECTORS]
+            matrices.append(np.array(list(zip(*columns, strict=True)), self.dtype))
+        self.memory.multiply(*matrices)
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -267,50 +259,59 @@ class Network:
         augment: Augment | None = None,
         seed: int = 0,
         history: list[dict] | None = None,
-        until: int | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
     ) -> Iterator[dict]:
-        """Train, and yield a record after every epoch; leave the loop with `break` to stop, or go on whenever you like.
+        """A generator that trains one epoch at a time and yields its record: nothing happens until you iterate.
 
-        images: uint8 (N, 28, 28); labels: integers (N,); validation: the same two, measured after every epoch.
-        augment: makes a variant of each image, anew for every epoch; the next epoch's while this one is trained. It is
-        told the training's progress, from 0 (the first epoch) towards 1.
-        history: the records of an earlier `fit` with the same arguments, to go on after its last epoch; restore the
-        parameters and the `velocity` first. until: stop after this epoch, to go on another time. progress: wraps the
-        batches of an epoch, for a progress bar.
-        A record has epoch, lr (at the epoch's start), train_loss and train_accuracy (running means, L2 left out),
+        Leave the loop with `break` to stop, or continue the iteration whenever you like.
+
+            images, labels            uint8 (N, 28, 28) and integers (N,)
+            validation                images and labels that are evaluated after every epoch
+            epochs, batch_size        passes over the images; images in a step (the last batch may be smaller)
+            lr, schedule              learning rate at the start; its factor over time, one of SCHEDULES
+            momentum, nesterov        see `sgd`
+            weight_decay              L2, of weights only
+            standardize               measure the pixel mean and std of `images`; if False, use pixel / 255
+            augment                   makes an augmented copy of the images, a new one for each epoch
+            seed                      of the order of the images and of `augment`
+            history                   records of an earlier `fit` with the same arguments, to resume after its last
+                                      epoch; restore the parameters and the `velocity` first
+            progress                  wraps the steps of an epoch, for a progress bar
+
+        A record has epoch, lr (of its first step), train_loss and train_accuracy (running means, without L2),
         validation_loss and validation_accuracy if there is a validation set, and seconds.
-        DivergenceError once the loss is not finite, or above `HOPELESS` (an epoch's mean) or a hundred times that (a
-        batch's).
+        DivergenceError if the loss is not finite, or above MAX_LOSS (mean of an epoch) or MAX_BATCH_LOSS.
         """
         history = list(history or [])
         for pair in ((images, labels), validation or (images, labels)):
-            self.check(*pair)
-        known(SCHEDULES, schedule=schedule)
+            self.validate_images(*pair)
+        check_choice(SCHEDULES, schedule=schedule)
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
-        self.mean, self.deviation = grey_statistics(images) if standardize else (0.0, 255.0)
+        self.mean, self.std = pixel_mean_std(images) if standardize else (0.0, 255.0)
         if not history:
             self.velocity = 0
         steps = math.ceil(len(images) / batch_size)
-        remaining = range(len(history), min(until or epochs, epochs))
-        variants = ahead(augment, images, seed, remaining, epochs) if augment else itertools.repeat(images)
-        step_settings = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        remaining = range(len(history), epochs)
+        epoch_images = itertools.repeat(images)
+        if augment:
+            epoch_images = prefetch_augmented(augment, images, seed, remaining, epochs)
         for epoch in remaining:
-            started, seen = time.perf_counter(), next(variants)
-            base = lr * 0.5 ** drops(history) if schedule == "plateau" else lr
-            rates = [base * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
-            order = random_stream(seed, ORDER, epoch).permutation(len(images))
-            with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, and in words
-                loss, accuracy = self._epoch(seen, labels, order, rates, batch_size, step_settings, progress)
+            started, augmented = time.perf_counter(), next(epoch_images)
+            epoch_lr = lr * 0.5 ** count_accuracy_drops(history) if schedule == "plateau" else lr
+            rates = [epoch_lr * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
+            order = spawn_rng(seed, ORDER, epoch).permutation(len(images))
+            with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, as an error
+                loss, accuracy = self._train_epoch(
+                    augmented, labels, order, batch_size, progress(rates), (momentum, weight_decay, nesterov)
+                )
                 if augment:
-                    self.settle(images[order[:SETTLE_ON]])  # mixed, whatever order they come in
-                # a last look, because the very last step may have been the fatal one
+                    self.update_bn_stats(images[order[:BN_STATS_IMAGES]])  # a random subset: the data may be sorted
+                # evaluate once more: the last step itself may have diverged
                 scores = self.evaluate(*(validation or (images[order[:batch_size]], labels[order[:batch_size]])))
-            limit = HOPELESS if validation else 100 * HOPELESS  # of many images, or of a single batch
-            if not (loss < HOPELESS and scores["loss"] < limit):  # nor is nan below it
-                worst = loss if not loss < HOPELESS else scores["loss"]
-                raise DivergenceError(f"the loss came to {worst:.4g} in epoch {epoch + 1}: lower lr")
+            for value, limit in (loss, MAX_LOSS), (scores["loss"], MAX_LOSS if validation else MAX_BATCH_LOSS):
+                if not value < limit:  # NaN fails this comparison too
+                    raise DivergenceError(f"the loss reached {value:.4g} in epoch {epoch + 1}: lower lr")
             record = {"epoch": epoch + 1, "lr": rates[0], "train_loss": loss, "train_accuracy": accuracy}
             if validation is not None:
                 record |= {f"validation_{name}": score for name, score in scores.items()}
@@ -318,88 +319,86 @@ class Network:
             history.append(record)
             yield record
 
-    def _epoch(
+    def _train_epoch(
         self,
         images: np.ndarray,
         labels: np.ndarray,
         order: np.ndarray,
-        rates: list[float],
         batch_size: int,
-        step_settings: dict,
-        progress: Callable[[Iterable], Iterable],
+        rates: Iterable[float],
+        sgd_settings: tuple[float, float, bool],
     ) -> tuple[float, float]:
-        """A step for each of `rates`, over the images in `order`; the running means of loss and accuracy."""
+        """A `train_step` for each of the learning rates, over the images in `order`: mean loss and accuracy."""
         labels = labels[order]
-        losses, predicted = 0.0, np.empty(len(order), np.intp)
-        for step, rate in enumerate(progress(rates)):
+        loss_sum, predicted = 0.0, np.empty(len(order), np.intp)
+        for step, lr in enumerate(rates):
             batch = slice(step * batch_size, (step + 1) * batch_size)
-            outputs = self.forward(self.standardize(images, order[batch]), training=True)
-            loss = self.loss.forward(outputs, labels[batch])
-            if not loss < 100 * HOPELESS:  # nor is nan below it
-                raise DivergenceError(
-                    f"the loss of a batch came to {loss:.4g} at a learning rate of {rate:.4g}: lower lr"
-                )
-            outputs.argmax(axis=0, out=predicted[batch])
-            self.backward(self.loss.backward())
-            self.update(rate, **step_settings)
-            losses += loss * outputs.shape[1]
-        return losses / len(order), float(np.mean(predicted == labels))
+            loss, logits = self.train_step(self._gather(images, order[batch]), labels[batch], lr, *sgd_settings)
+            logits.argmax(axis=0, out=predicted[batch])
+            loss_sum += loss * logits.shape[1]
+        return loss_sum / len(order), float(np.mean(predicted == labels))
 
-    def settle(self, images: np.ndarray) -> None:
-        """Set the averages that batch norm uses to those over these images (Ioffe & Szegedy 2015, algorithm 2).
+    def _gather(self, images: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """images[index], in a buffer."""
+        batch = self.buffer("batch", (len(index), *images.shape[1:]), images.dtype)
+        return images.take(index, axis=0, out=batch, mode="clip")  # "raise" would copy `out`
 
-        After training on variants: the network is used on digits as they are, whose averages are others. A network of
-        three convolutions made a tenth fewer mistakes on validation digits for it.
+    def update_bn_stats(self, images: np.ndarray) -> None:
+        """Set batch norm's running averages to those over undistorted images (Ioffe & Szegedy 2015, algorithm 2).
+
+        For a network trained on augmented images: their averages differ from those at inference. A network of three
+        convolutions made a tenth fewer errors on validation images with this.
         """
         norms = [layer for layer in self.layers if isinstance(layer, BatchNorm)]
-        for start in range(0, len(images) if norms else 0, PREDICT_BATCH):
-            part = images[start : start + PREDICT_BATCH]
+        for start in range(0, len(images) if norms else 0, EVAL_BATCH_SIZE):
+            batch = images[start : start + EVAL_BATCH_SIZE]
             for layer in norms:
-                layer.share = len(part) / (start + len(part))  # so that every image counts alike
-            self.forward(self.standardize(part), training=True)
+                layer.running_update = len(batch) / (start + len(batch))  # so that every image has the same weight
+            self.forward(self.standardize(batch), training=True)
         for layer in norms:
-            layer.share = 1 - layer.momentum
+            layer.running_update = 1 - layer.momentum
 
-    # --- use --------------------------------------------------------------------------------------------------------
+    # --- inference --------------------------------------------------------------------------------------------------
 
-    def _outputs(self, images: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, len(images), PREDICT_BATCH):
-            part = slice(start, start + PREDICT_BATCH)
-            yield part, self.forward(self.standardize(images, part))
+    def _predict_batches(self, images: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Slices of the images with the logits of each."""
+        for start in range(0, len(images), EVAL_BATCH_SIZE):
+            batch = slice(start, start + EVAL_BATCH_SIZE)
+            yield batch, self.forward(self.standardize(images[batch]))
 
     def predict_proba(self, images: np.ndarray) -> np.ndarray:
         """The probability of each class: uint8 (N, 28, 28) -> (N, classes)."""
         result = np.empty((len(images), self.classes), self.dtype)
-        for part, outputs in self._outputs(images):
-            result[part] = self.loss.probabilities(outputs).T
+        for batch, logits in self._predict_batches(images):
+            result[batch] = self.loss.probabilities(logits).T
         return result
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The most likely class of each image: uint8 (N, 28, 28) -> integers (N,)."""
         result = np.empty(len(images), np.int64)
-        for part, outputs in self._outputs(images):
-            result[part] = outputs.argmax(axis=0)
+        for batch, logits in self._predict_batches(images):
+            result[batch] = logits.argmax(axis=0)
         return result
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The mean loss, without the L2 term, and the share of right answers: {"loss", "accuracy"}."""
+        """The mean loss, without the L2 term, and the accuracy: {"loss", "accuracy"}."""
         loss, correct = 0.0, 0
-        for part, outputs in self._outputs(images):
-            loss += self.loss.forward(outputs, labels[part]) * outputs.shape[1]
-            correct += int(np.count_nonzero(outputs.argmax(axis=0) == labels[part]))
+        for batch, logits in self._predict_batches(images):
+            loss += self.loss.forward(logits, labels[batch]) * logits.shape[1]
+            correct += int(np.count_nonzero(logits.argmax(axis=0) == labels[batch]))
         return {"loss": loss / len(images), "accuracy": correct / len(images)}
 
-    # --- the file ---------------------------------------------------------------------------------------------------
+    # --- model file ---------------------------------------------------------------------------------------------------
 
     def description(self) -> dict:
-        """What the model file says of the network, beside the arrays."""
+        """The JSON description in the model file: everything but the arrays."""
         return {
             "format": FORMAT,
             "layers": [[type(layer).__name__, layer.config()] for layer in self.layers],
-            "input": {"shape": list(self.input_shape), "mean": self.mean, "deviation": self.deviation},
+            "input": {"shape": list(self.input_shape), "mean": self.mean, "deviation": self.std},
             "loss": self.loss_name,
             "dtype": self.dtype.name,
-            "about": self.about,
+            "about": self.metadata,
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
         }
 
@@ -413,30 +412,30 @@ class Network:
         description, arrays = storage.read(path, "model")
         if description.get("format") != FORMAT:
             raise storage.StorageError(
-                f"{path} has format {description.get('format')}, this program reads {FORMAT}: train it anew"
+                f"{path} has format {description.get('format')}, this program reads {FORMAT}: train it again"
             )
         try:
             layers = [LAYERS[name](**config) for name, config in description["layers"]]
             shape, dtype = tuple(description["input"]["shape"]), description["dtype"]
             if not layers or not shape or dtype not in ("float32", "float64"):
-                raise ValueError("no layers, no input, or numbers of an unknown kind")
+                raise ValueError("no layers, no input, or unsupported dtype")
             connect(layers, shape)
             expected = {
                 f"{i}.{name}": (wanted, dtype)
                 for i, layer in enumerate(layers)
                 for name, wanted in (layer.shapes | layer.state_shapes).items()
             }
-            if {name: (a.shape, a.dtype.name) for name, a in arrays.items()} != expected:  # before memory is asked for
-                raise ValueError("its arrays do not fit its layers")
+            if {name: (a.shape, a.dtype.name) for name, a in arrays.items()} != expected:  # before memory is allocated
+                raise ValueError("its arrays do not match its layers")
             network = cls(layers, input_shape=shape, loss=description["loss"], dtype=dtype)
             network.mean = float(description["input"]["mean"])
-            network.deviation = float(description["input"]["deviation"])
-            network.about = dict(description["about"])
-            numbers = [network.mean, 1 / network.deviation, *(np.sum(a) for a in arrays.values())]
+            network.std = float(description["input"]["deviation"])
+            network.metadata = dict(description["about"])
+            numbers = [network.mean, 1 / network.std, *(np.sum(a) for a in arrays.values())]
             if not np.isfinite(numbers).all():
-                raise ValueError("not all its numbers are finite")
+                raise ValueError("not all its values are finite")
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise storage.StorageError(f"{path} is not a model of this program ({error}); train it anew") from error
+            raise storage.StorageError(f"{path} is not a model of this program ({error}): train it again") from error
         network.restore(arrays)
         return network
 

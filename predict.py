@@ -1,19 +1,17 @@
-"""Name the digit in a picture of yours, or in a folder of pictures:  python predict.py digits/
+"""Classify the digits in photos, scans or drawings:  python predict.py digits/
 
-    picture         digit  probability  runner-up  probability
+    photo           digit  probability  runner-up  probability
     digits/me.jpg       7       0.9981          1       0.0012
     digits/you.png      4       0.5120          9       0.4410  unsure
-    2 pictures: 2 read, 1 of them unsure (models/best.npz)
+    2 photos: 2 read, 1 of them unsure (models/best.npz)
 
-Any size, colour, light and polarity will do, one digit per picture. --show FILE.png draws what the network saw of them;
---draw opens a window to draw a digit in. With --labels the real digit is taken from the folder (0/ to 9/) or else from
-the first character of the file's name, and the answers are scored.
+One digit per photo, in any size, colour, lighting and polarity. --show FILE.png saves a figure of what the network saw;
+--draw opens a window to draw a digit in. With --labels the true label is taken from the folder (0/ to 9/), else from
+the first character of the file name, and the accuracy is printed.
 """
 
 import argparse
 import contextlib
-import csv
-import io
 import json
 import os
 import sys
@@ -22,96 +20,84 @@ from pathlib import Path
 
 import numpy as np
 
-import cli
 import storage
-from data import picture
+from app import cli
+from app.models import SHIPPED, confusion_matrix, load_digit_classifier
+from data import photo
 from network import Network
 
-DEFAULT = Path(__file__).parent / "models" / "best.npz"
-# Probability below which an answer is called unsure. Of validation digits drawn as pictures of 16 kinds, half of the
-# answers below it were right, and 99.9 % of those above it (tests/bench/pictures.py --part train --count 1000 MODEL).
-UNSURE = 0.9
-SHOWN = 24  # pictures that --show draws
-DIGITS = list("0123456789")
-WIDEST = 60  # characters of a file's name in the table
+# Predictions with a lower probability are called unsure. On photos of 16 kinds, made of validation images, half of the
+# predictions below it were right, and 99.9 % of those above it (tests/bench/photos.py --part train --count 1000 MODEL).
+CONFIDENCE_THRESHOLD = 0.9
+SHOWN = 24  # photos in the figure of --show
+MAX_NAME_WIDTH = 60  # characters of a file's name in the table
+TITLES = ["digit", "probability", "runner-up", "probability"]  # of the table
 COLUMNS = "file digit probability runner_up runner_up_probability unsure real error".split()  # of the CSV file
-MAKER = "predict.py --show"
-OURS = {".csv": ",".join(COLUMNS).encode(), ".png": MAKER.encode()}  # by which a file of an earlier run is known
+PNG_SOFTWARE = "predict.py --show"
+OWN_HEADERS = {".csv": ",".join(COLUMNS).encode(), ".png": PNG_SOFTWARE.encode()}  # mark the files of earlier runs
 
 
 @cli.command
 def main(argv: list[str] | None = None) -> int:
-    """Look at each picture, print a line for it, then write what was asked for."""
-    arguments = parser().parse_args(argv)
-    if arguments.draw == bool(arguments.paths):
-        parser().error("give pictures or folders, or --draw")
-    network = cli.model(arguments.model)
+    """Classify each photo, print its row, then write the files that were asked for."""
+    arguments = parse_arguments(argv)
+    network = load_digit_classifier(arguments.model)
     if arguments.draw:
-        import drawing  # late, because it takes matplotlib
+        from app import drawing  # late: matplotlib is slow to import
 
-        drawing.window(lambda image: network.predict_proba(image[None])[0])
+        drawing.open_window(lambda image: network.predict_proba(image[None])[0])
         return 0
-    check_targets(arguments)
-    files = dict(item for path in arguments.paths for item in find(path))
-    if arguments.show:  # what an earlier run has drawn
-        shown = os.path.realpath(arguments.show)
-        files = {file: trouble for file, trouble in files.items() if os.path.realpath(file) != shown}
-    wide = min(max((len(cli.printable(str(file))) for file in files), default=0), WIDEST)
-    if not arguments.json:
-        print(f"{'picture':{wide}}  digit  probability  runner-up  probability")
-    results, failures = [], 0
-    for file, trouble in cli.bar(files.items(), "looking at pictures"):
-        try:
-            if trouble:
-                raise picture.PictureError(trouble)
-            result = look(network, file, arguments.labels)
-        except picture.PictureError as error:
-            failures += 1
-            result = {"file": str(file), "error": str(error)}
-            cli.note(f"{file} {error}")
-        else:
-            if not arguments.json:
-                cli.show(line(result, wide))
-        results.append(result)
+    results = classify_files(network, find_files(arguments.paths, arguments.show), arguments)
     if arguments.json:
         print("[" + ",\n ".join(json.dumps(result) for result in results) + "]")
     else:
-        summarise(results, arguments.labels, arguments.model)
+        print_summary(results, arguments.labels, arguments.model)
     if arguments.csv:
-        write(results, arguments.csv)
+        storage.write_csv(arguments.csv, COLUMNS, results)
     if arguments.show:
-        draw(results, arguments.show)
-    return 1 if failures else 0
+        save_figure(results, arguments.show)
+    return 1 if any("error" in result for result in results) else 0
 
 
 def parser() -> cli.Parser:
     """The command line."""
-    result = cli.Parser(prog="predict.py", description="Name the digits in pictures.")
-    result.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="pictures, and folders of pictures")
-    result.add_argument("--model", type=Path, default=DEFAULT, help="a model file (models/best.npz)")
-    result.add_argument("--labels", action="store_true", help="score: real digits from folders 0/ to 9/ or file names")
-    result.add_argument("--csv", type=Path, metavar="FILE", help="write the answers to a CSV file")
-    result.add_argument("--json", action="store_true", help="print the answers as JSON, with all ten probabilities")
-    result.add_argument("--show", type=Path, metavar="FILE", help=f"draw what the network saw (first {SHOWN}) as PNG")
+    result = cli.Parser(prog="predict.py", description="Classify the digits in photos, scans or drawings.")
+    result.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="photos, and folders of photos")
+    result.add_argument("--model", type=Path, default=SHIPPED[0], help="a model file (models/best.npz)")
+    result.add_argument("--labels", action="store_true", help="print the accuracy; folder or file names are labels")
+    result.add_argument("--csv", type=Path, metavar="FILE", help="write the predictions to a CSV file")
+    result.add_argument("--json", action="store_true", help="print the predictions as JSON, with all ten probabilities")
+    result.add_argument("--show", type=Path, metavar="FILE", help=f"save what the network saw (first {SHOWN}) as PNG")
     result.add_argument("--draw", action="store_true", help="open a window to draw a digit with the mouse")
     return result
 
 
-def check_targets(arguments: argparse.Namespace) -> None:
-    """Nothing of the user's shall be written over: a shell may turn `--show *.png` into the name of a photo."""
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments. Only files of earlier runs may be overwritten: with `--show *.png` a shell may name a photo."""
+    arguments = parser().parse_args(argv)
+    if arguments.draw == bool(arguments.paths):
+        parser().error("give photos or folders, or --draw")
     for path, suffix in (arguments.csv, ".csv"), (arguments.show, ".png"):
         if path and path.suffix.lower() != suffix:
-            parser().error(f"{path} should end in {suffix}")
-        if path and path.exists() and not (path.is_file() and OURS[suffix] in path.read_bytes()[:1000]):
-            parser().error(f"{path} is there already, and not from an earlier run: choose another name")
+            parser().error(f"{path} must end in {suffix}")
+        if path and path.exists() and not (path.is_file() and OWN_HEADERS[suffix] in path.read_bytes()[:1000]):
+            parser().error(f"{path} exists and is not from an earlier run: choose another name")
         if path and os.path.realpath(path) in map(os.path.realpath, arguments.paths):
-            parser().error(f"{path} cannot be both looked at and written")
+            parser().error(f"{path} cannot be both input and output")
+    return arguments
 
 
-def find(path: Path) -> Iterator[tuple[Path, str]]:
-    """The pictures at a path, and what is wrong with those that cannot even be looked at ("" for nothing).
+def find_files(paths: list[Path], figure: Path | None) -> dict[Path, str]:
+    """All photos at these paths, as in `find_photos`, without the figure of an earlier run."""
+    found = (item for path in paths for item in find_photos(path))
+    return {file: error for file, error in found if not figure or os.path.realpath(file) != os.path.realpath(figure)}
 
-    A path that is no folder is one; in a folder, and the folders in it, it is what is called like one.
+
+def find_photos(path: Path) -> Iterator[tuple[Path, str]]:
+    """The photos at a path, each with the error if it cannot be opened, or "".
+
+    A path that is not a folder is a photo. In a folder and its subfolders, everything with an image suffix is one,
+    even a folder, so that it is reported and not ignored.
     """
     try:
         if not path.is_dir():
@@ -120,23 +106,41 @@ def find(path: Path) -> Iterator[tuple[Path, str]]:
     except OSError as error:
         yield path, f"cannot be opened: {error.strerror}"
         return
-    troubles, found = [], False
-    for folder, inside, names in picture.walk(path, troubles.append):
-        # a folder that is called like a picture is not passed over in silence
-        for name in sorted([*names, *inside]):
-            if Path(name).suffix.lower() in picture.SUFFIXES and not name.startswith("."):
+    errors, found = [], False
+    for folder, subfolders, names in photo.walk(path, errors.append):
+        for name in sorted([*names, *subfolders]):
+            if Path(name).suffix.lower() in photo.SUFFIXES and not name.startswith("."):
                 found = True
                 yield Path(folder, name), ""
-    for error in troubles:
+    for error in errors:
         yield Path(error.filename), f"cannot be opened: {error.strerror}"
-    if not found and not troubles:
-        yield path, f"has no pictures in it: their names should end in {', '.join(picture.SUFFIXES)}"
+    if not found and not errors:
+        yield path, f"contains no photos: their names must end in {', '.join(photo.SUFFIXES)}"
 
 
-def look(network: Network, file: Path, labels: bool) -> dict:
-    """What there is to say of one picture. PictureError."""
-    image = picture.digit(file)
-    real = {"real": label(file)} if labels else {}
+def classify_files(network: Network, files: dict[Path, str], arguments: argparse.Namespace) -> list[dict]:
+    """The result of each file, see `classify`; prints the table and the errors."""
+    width = min(max(len(cli.printable(str(file))) for file in ["photo", *files]), MAX_NAME_WIDTH)
+    if not arguments.json:
+        print(f"{'photo':{width}}  {'  '.join(TITLES)}")
+    results = []
+    for file, error in cli.progress(files.items(), "classifying photos"):
+        result = {"file": str(file), "error": error} if error else classify(network, file, arguments.labels)
+        if "error" in result:
+            cli.warn(f"{file} {result['error']}")
+        elif not arguments.json:
+            cli.print_row(format_result(result, width))
+        results.append(result)
+    return results
+
+
+def classify(network: Network, file: Path, labels: bool) -> dict:
+    """The prediction for one photo, with its true label if `labels`; or the error."""
+    try:
+        image = photo.digit(file)
+        real = {"real": true_label(file)} if labels else {}
+    except photo.PhotoError as error:
+        return {"file": str(file), "error": str(error)}
     probabilities = network.predict_proba(image[None])[0]
     second, first = np.argsort(probabilities, kind="stable")[-2:].tolist()
     return {
@@ -145,69 +149,59 @@ def look(network: Network, file: Path, labels: bool) -> dict:
         "probability": round(float(probabilities[first]), 6),
         "runner_up": second,
         "runner_up_probability": round(float(probabilities[second]), 6),
-        "unsure": bool(probabilities[first] < UNSURE),
+        "unsure": bool(probabilities[first] < CONFIDENCE_THRESHOLD),
         **real,
         "probabilities": [round(float(p), 6) for p in probabilities],
     }
 
 
-def label(file: Path) -> int:
-    """The real digit, as the folder it is in or else the file's name tells it."""
+def true_label(file: Path) -> int:
+    """The digit that names the file's folder, else the first character of the file's name. PhotoError."""
     for text in file.absolute().parent.name, file.name[:1]:
-        if text in DIGITS:
+        if text in list("0123456789"):
             return int(text)
-    raise picture.PictureError("has no label: put it into a folder 0 to 9, or let its name start with the digit")
+    raise photo.PhotoError("has no label: put it into a folder 0 to 9, or start its name with the digit")
 
 
-def line(result: dict, wide: int) -> str:
-    """A row of the table."""
+def format_result(result: dict, width: int) -> str:
+    """A row of the table; `width` is that of the file's name."""
     name = cli.printable(result["file"])
-    if len(name) > wide:
-        name = f"...{name[3 - wide :]}"
-    remarks = "unsure" if result["unsure"] else ""
+    if len(name) > width:
+        name = f"...{name[3 - width :]}"
+    cells = [result["digit"], f"{result['probability']:.4f}"]
+    cells += [result["runner_up"], f"{result['runner_up_probability']:.4f}"]
+    remarks = ["unsure"] if result["unsure"] else []
     if result.get("real", result["digit"]) != result["digit"]:
-        remarks += f"{', ' if remarks else ''}wrong: it is {result['real']}"
-    numbers = f"{result['digit']:5}  {result['probability']:11.4f}"
-    numbers += f"  {result['runner_up']:9}  {result['runner_up_probability']:11.4f}"
-    return f"{name:{wide}}  {numbers}  {remarks}".rstrip()
+        remarks.append(f"wrong: it is {result['real']}")
+    return f"{name:{width}}  {cli.format_row(cells, [*map(len, TITLES)])}  {', '.join(remarks)}".rstrip()
 
 
-def summarise(results: list[dict], labels: bool, model: Path) -> None:
-    """Print how it went: with labels the confusion and the accuracy, and how many could be read."""
+def print_summary(results: list[dict], labels: bool, model: Path) -> None:
+    """Print how many photos could be read; with labels also the confusion matrix and the accuracy."""
     read = [result for result in results if "error" not in result]
-    unsure = sum(result["unsure"] for result in read)
     if labels and read:
-        print("real \\ predicted" + "".join(f"{digit:6}" for digit in range(10)))
-        for digit in range(10):
-            answers = [result["digit"] for result in read if result["real"] == digit]
-            print(f"{digit:16}" + "".join(f"{answers.count(other) or '.':>6}" for other in range(10)))
-        right = sum(result["digit"] == result["real"] for result in read)
-        print(f"accuracy {right / len(read):.4f} ({right} of {len(read)} pictures)")
-    plural = "" if len(results) == 1 else "s"
-    print(f"{len(results):,} picture{plural}: {len(read):,} read, {unsure:,} of them unsure ({model})")
+        real, predicted = (np.array([result[key] for result in read]) for key in ("real", "digit"))
+        widths = [len(r"true \ predicted"), *[4] * 10]
+        print(cli.format_row([r"true \ predicted", *range(10)], widths))
+        for digit, row in enumerate(confusion_matrix(real, predicted)):
+            print(cli.format_row([digit, *(count or "." for count in row)], widths))
+        right = np.count_nonzero(real == predicted)
+        print(f"accuracy {right / len(read):.4f} ({right} of {len(read)} photos)")
+    unsure, plural = sum(result["unsure"] for result in read), "" if len(results) == 1 else "s"
+    print(f"{len(results):,} photo{plural}: {len(read):,} read, {unsure:,} of them unsure ({model})")
 
 
-def write(results: list[dict], path: Path) -> None:
-    """The answers as a CSV file."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="")
-    writer.writeheader()
-    writer.writerows(results)
-    with storage.replace(path) as file:
-        file.write(text.getvalue().encode(errors="surrogateescape"))
+def save_figure(results: list[dict], path: Path) -> None:
+    """Save a figure of the first photos: the photo, the network's input, and the probabilities."""
+    import plots  # late: matplotlib is slow to import
 
-
-def draw(results: list[dict], path: Path) -> None:
-    """Each picture, the 28 x 28 the network saw of it, and the probabilities."""
-    import plots  # late, because matplotlib takes its time
-
-    looks = []
+    shown = []
     for result in [result for result in results if "error" not in result][:SHOWN]:
         file = Path(result["file"])
-        with contextlib.suppress(picture.PictureError):  # it has gone meanwhile
-            looks.append((file.name, picture.thumbnail(file), picture.digit(file), result["probabilities"]))
-    if looks:
-        plots.save(plots.predictions(looks), path, MAKER)
+        with contextlib.suppress(photo.PhotoError):  # it was removed in the meantime
+            shown.append((file.name, photo.thumbnail(file), photo.digit(file), result["probabilities"]))
+    if shown:
+        plots.save(plots.predictions(shown), path, PNG_SOFTWARE)
 
 
 if __name__ == "__main__":

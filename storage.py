@@ -1,10 +1,11 @@
-"""Files that are written whole or not at all, and read verified or not at all.
+"""Files that are written completely or not at all, and read verified or not at all.
 
-`replace` writes any file atomically. `write` and `read` keep a JSON description and named arrays in one .npz that plain
+`atomic_write` writes any file. `write` and `read` store a JSON description and named arrays in one .npz, which plain
 `numpy.load` opens too: uncompressed, no pickle, with its own SHA-256 inside. The same content gives the same bytes.
 """
 
 import contextlib
+import csv
 import errno
 import glob
 import hashlib
@@ -14,30 +15,32 @@ import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-DESCRIPTION = "description"  # the member with the JSON text, as bytes
-LARGEST = 2**30  # bytes; far above any model or dataset here, far below what would fill the memory
+DESCRIPTION = "description"  # name of the array that holds the JSON text, as bytes
+MAX_BYTES = 2**30  # far above any model or dataset here, far below what would fill the memory
 DTYPES = {"float32", "float64", "uint8", "int64"}
 
 
 class StorageError(ValueError):
-    """A file that cannot be trusted: missing, damaged, or not of the kind asked for."""
+    """A file that cannot be used: missing, damaged, or not of the expected kind."""
+
+    exit_code = 1
 
 
 @contextlib.contextmanager
-def replace(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary binary file that replaces `path` at the end of the block; after an exception it is removed.
 
-    What is no file, such as a folder or /dev/null, is not replaced: OSError.
+    OSError if `path` exists and is not a regular file, such as a folder or /dev/null.
     """
-    path = Path(os.path.realpath(path))  # a link goes on being one
+    path = Path(os.path.realpath(path))  # keep a symbolic link
     if path.exists() and not path.is_file():
-        raise OSError(errno.EEXIST, "is there and is no file: choose another name", str(path))
+        raise OSError(errno.EEXIST, "exists and is not a regular file: choose another name", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, start = "", f".{path.name}."
     try:
@@ -46,48 +49,49 @@ def replace(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes it private; give it the usual mode
+        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes it private: set the usual mode
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         if isinstance(error, OSError) and Path(error.filename or start).name.startswith(start):
-            error.filename = str(path)  # which is what the user knows of
+            error.filename = str(path)  # the name that the user knows
         raise
-    with contextlib.suppress(OSError, AttributeError):  # make the new name durable, where the system can
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    with contextlib.suppress(OSError):  # make the new name durable, where the system supports it
+        folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
 
 
-def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes that were writing the file `name`, or any file, have left in a folder.
+def remove_temporary_files(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files of killed processes from a folder: those of the file `name`, or of any file.
 
-    Not while another one may be writing there.
+    Do not call it while another process may be writing there.
     """
     for part in folder.glob(f".{glob.escape(name) if name else '*'}.*.part"):
         part.unlink(missing_ok=True)
 
 
-def claim(path: Path) -> None:
-    """Make sure, before the work, that `write` may and can put a file there after it. OSError or StorageError if not.
+def check_writable(path: Path) -> None:
+    """Check, before long work, that `write` will be able to write `path`. OSError or StorageError if not.
 
-    A file that is there already is written over only if it is one of `write`.
+    An existing file may be overwritten only if it is one that `write` made.
     """
-    sweep(path.parent, path.name)
-    with contextlib.suppress(_Rehearsal), replace(path):
-        raise _Rehearsal
+    remove_temporary_files(path.parent, path.name)
+    with contextlib.suppress(_DryRun), atomic_write(path):
+        raise _DryRun
     try:
         with contextlib.suppress(FileNotFoundError), zipfile.ZipFile(path) as archive:
             archive.getinfo(f"{DESCRIPTION}.npy")
     except (zipfile.BadZipFile, KeyError):
-        raise StorageError(f"{path} is there, and no model of ours: choose another name, or remove it") from None
+        reason = f"{path} exists and is not a model of this program: choose another name, or remove it"
+        raise StorageError(reason) from None
 
 
-class _Rehearsal(Exception):
-    """Ends a `replace` that was only to show that it can be done."""
+class _DryRun(Exception):
+    """Ends an `atomic_write` that only tests whether it is possible."""
 
 
 def _umask() -> int:
@@ -97,43 +101,53 @@ def _umask() -> int:
 
 
 def write(path: Path, description: dict, arrays: dict[str, np.ndarray]) -> None:
-    """Write `description` (anything JSON can hold) and `arrays` to `path`, atomically."""
-    if sum(a.nbytes for a in arrays.values()) > LARGEST:
-        raise StorageError(f"{path} would be larger than {LARGEST >> 20} MiB: use a smaller network")
+    """Write `description` (a JSON object) and `arrays` to `path`, atomically."""
+    if sum(a.nbytes for a in arrays.values()) > MAX_BYTES:
+        raise StorageError(f"{path} would be larger than {MAX_BYTES >> 20} MiB: use a smaller network")
     arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     text = json.dumps({**description, "sha256": _digest(description, arrays)}, sort_keys=True, allow_nan=False).encode()
-    with replace(path) as file:
+    with atomic_write(path) as file:
         np.savez(file, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)
 
 
-def read(path: Path, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """The description and the arrays in `path`, every byte checked. `kind` names the thing in error messages.
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
+    """Write a header and rows to `path`, atomically. Keys that are not columns are ignored, missing values empty."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode(errors="surrogateescape"))
 
-    Nothing is allocated before the sizes that the file declares were compared with the file's own size.
-    StorageError if anything is amiss.
+
+def read(path: Path, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """The description and the arrays in `path`, every byte checked. `kind` is the word for it in error messages.
+
+    Nothing is allocated before the sizes that the file declares are compared with the file's own size.
+    StorageError if a check fails.
     """
     path = Path(path)
     try:
         if not path.is_file():
             raise StorageError(f"no {kind} at {path}")
-        if path.stat().st_size > 2 * LARGEST:
+        if path.stat().st_size > 2 * MAX_BYTES:
             raise StorageError(f"{path} is not a {kind}: it is too large")
         content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            arrays = {name: _member(archive, info) for name, info in _directory(archive, len(content)).items()}
+            arrays = {name: _read_array(archive, info) for name, info in _list_members(archive, len(content)).items()}
         description = json.loads(arrays.pop(DESCRIPTION).tobytes())
         if description.pop("sha256") != _digest(description, arrays):
             raise ValueError("its SHA-256 does not match its content")
-    except Exception as error:  # a damaged zip raises a dozen kinds; to the user they are one
+    except Exception as error:  # a damaged zip raises a dozen types; for the user they are one
         reason = str(error) or type(error).__name__
-        raise StorageError(f"{path} is damaged or not a {kind} ({reason}); make it anew") from error
+        raise StorageError(f"{path} is damaged or not a {kind} ({reason}): recreate it") from error
     return description, arrays
 
 
-def _directory(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+def _list_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     infos = archive.infolist()
     members = {info.filename.removesuffix(".npy"): info for info in infos}
     if len(members) != len(infos) or DESCRIPTION not in members:
@@ -145,7 +159,7 @@ def _directory(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo
     return members
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     data = archive.read(info)
     head = io.BytesIO(data)
     if np.lib.format.read_magic(head) != (1, 0):

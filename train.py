@@ -5,65 +5,67 @@
       ...
     validation accuracy 0.9839 (mnist, epoch 17 of 20) -> models/two_layer.npz
 
-Reads the training files only, like every command that trains or chooses. Every setting is a flag and a key of a recipe
-(--config configs/two_layer.toml). Writes models/NAME.npz, and into models/NAME/ the history and the pictures.
+Reads the training files only, as every command that trains or chooses. Every setting is a flag and a key of a config
+file (--config configs/two_layer.toml). Writes models/NAME.npz, and into models/NAME/ the history and the figures.
 """
 
-import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cli
 import data
-import recipe
-from network import SPLIT, random_stream
-from recipe import Recipe
-from training import model_path, train
+from app import cli
+from app.config import Config, add_flags, settings_from_flags
+from app.models import model_path
+from app.training import train
+from network import SPLIT, spawn_rng
 
 
 @cli.command
 def main(argv: list[str] | None = None) -> int:
-    """Read the recipe and the digits, train once for every seed, say what came out."""
+    """Read the config and the data, train once for every seed, print the result."""
     arguments = parser().parse_args(argv)
-    settings = Recipe.read(arguments.config, recipe.given(arguments))
-    images, labels, dataset = data.load(settings.dataset, "train", cli.folder(settings.data_dir), cli.note, cli.bar)
-    path = model_path(settings.out, arguments.config.stem, dataset)
-    about = {"dataset": dataset, "data": data.fingerprint(images, labels)}
+    config = Config.read(arguments.config, settings_from_flags(arguments))
+    folder = Path(config.data_dir) if config.data_dir else None
+    images, labels, dataset = data.load(config.dataset, "train", folder, cli.warn, cli.progress)
+    path = model_path(config.out, arguments.config.stem, dataset)
+    metadata = {"dataset": dataset, "data": data.fingerprint(images, labels)}
     finished = {}
-    for seed in range(settings.seed, settings.seed + settings.repeat):
-        out = path if settings.repeat == 1 else path.with_stem(f"{path.stem}-seed{seed}")
-        sets = data.split(images, labels, settings.validation, dataset, random_stream(seed, SPLIT))
-        result, code = train(replace(settings, seed=seed, dataset=dataset), about, *sets, out, arguments.resume)
-        if code:
-            print(result_line({out: result}) if result else "nothing was kept")
+    for seed in range(config.seed, config.seed + config.repeat):
+        out = path if config.repeat == 1 else path.with_stem(f"{path.stem}-seed{seed}")
+        rng = spawn_rng(seed, SPLIT)
+        training, validation = data.train_validation_split(images, labels, config.validation, dataset, rng)
+        seeded = replace(config, seed=seed, dataset=dataset)
+        result, exit_code = train(seeded, metadata, training, validation, out, arguments.resume)
+        if exit_code:
+            print(result_message({out: result}) if result else "no model was saved")
             break
         finished[out] = result
     if finished:
-        print(result_line(finished))
-    return code
+        print(result_message(finished))
+    return exit_code
 
 
 def parser() -> cli.Parser:
     """The command line."""
     result = cli.Parser(prog="train.py", description="Train a network on MNIST.")
     default = Path(__file__).parent / "configs" / "two_layer.toml"
-    result.add_argument("--config", type=Path, default=default, help="recipe to start from (configs/two_layer.toml)")
-    result.add_argument("--resume", action="store_true", help="go on after the last finished epoch of a stopped run")
-    recipe.add_flags(result.add_argument_group("settings; each overrides the recipe [value if neither says]"))
+    result.add_argument("--config", type=Path, default=default, help="config file (configs/two_layer.toml)")
+    result.add_argument("--resume", action="store_true", help="continue a stopped run after its last finished epoch")
+    add_flags(result.add_argument_group("settings; each overrides the config file [default if neither has it]"))
     return result
 
 
-def result_line(results: dict[Path, dict]) -> str:
-    """What came out, and where it is."""
-    paths, abouts = list(results), list(results.values())
-    name = "validation accuracy" if "validation_accuracy" in abouts[0] else "training accuracy"
-    scores = [about[name.replace("training", "train").replace(" ", "_")] for about in abouts]
-    dataset, epochs = abouts[0]["dataset"], abouts[0]["recipe"]["epochs"]
-    if len(results) == 1:
-        return f"{name} {scores[0]:.4f} ({dataset}, epoch {abouts[0]['epoch']} of {epochs}) -> {paths[0]}"
-    mean, deviation = statistics.mean(scores), statistics.stdev(scores)
-    return f"{name} {mean:.4f} +- {deviation:.4f} ({dataset}, {len(results)} seeds) -> {paths[0]} ... {paths[-1]}"
+def result_message(results: dict[Path, dict]) -> str:
+    """The accuracy, and where the models are."""
+    paths, models = list(results), list(results.values())
+    split = "validation" if "validation_accuracy" in models[0] else "train"
+    scores = cli.format_mean_std([model[f"{split}_accuracy"] for model in models])
+    dataset, epochs = models[0]["dataset"], models[0]["recipe"]["epochs"]
+    details, where = f"epoch {models[0]['epoch']} of {epochs}", f"{paths[0]}"
+    if len(results) > 1:
+        details, where = f"{len(results)} seeds", f"{paths[0]} ... {paths[-1]}"
+    return f"{split.replace('train', 'training')} accuracy {scores} ({dataset}, {details}) -> {where}"
 
 
 if __name__ == "__main__":

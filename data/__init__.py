@@ -1,4 +1,4 @@
-"""The digits: `load` is the one door, whatever they are and wherever they come from."""
+"""Digits as arrays: `load` is the single entry point, for every dataset and every file format."""
 
 import hashlib
 import os
@@ -11,64 +11,66 @@ import numpy as np
 from data import formats, mnist, synthetic
 from data.formats import DataError
 
-__all__ = ["DataError", "fingerprint", "load", "split"]
+__all__ = ["DataError", "fingerprint", "load", "train_validation_split"]
 
-NAMES = ("mnist", "synthetic", "auto")  # kept for what they say: no file of that name can pass for MNIST
+NAMES = ("mnist", "synthetic", "auto")  # reserved: a file or folder with such a name is called NAME-files
 
 
 def load(
     dataset: str,
-    part: str,
+    split: str,
     folder: Path | None = None,
-    note: Callable[[str], None] | None = None,
-    progress: formats.Progress = formats.quiet,
+    log: Callable[[str], None] | None = None,
+    progress: formats.Progress = formats.no_progress,
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Images uint8 (N, 28, 28), labels int64 (N,) and the name of the data set; `part` is "train" or "test".
+    """Images uint8 (N, 28, 28), labels int64 (N,) and the name of the dataset; `split` is "train" or "test".
 
-    dataset: "mnist", "synthetic", "auto" (MNIST if it is there or can be had, else synthetic, with a warning), or the
-    path of a file or folder that `formats.read` knows. Only the files of `part` are opened.
-    note: takes lines for the user (if there is none, the warning is one of Python's); progress: wraps long loops.
-    DataError if the data cannot be had.
+        dataset   "mnist"; "synthetic"; "auto": MNIST if it is in `folder` or can be downloaded, else synthetic, with a
+                  warning; or the path of a file or folder that `formats.read` supports
+        folder    for MNIST's files and the synthetic digits ($MNIST_DIR for MNIST, else data/raw)
+        log       is called with each message for the user; without it, warnings are Python's
+        progress  wraps long loops, for a progress bar
+
+    Only the files of this split are opened. DataError if they are missing, damaged or of another kind.
     """
-    quiet, loud = note or (lambda line: None), note or warnings.warn
+    info, warn = log or (lambda message: None), log or warnings.warn
     if dataset == "auto":
         try:
-            return *mnist.load(part, folder, quiet), "mnist"
+            return *mnist.load(split, folder, info), "mnist"
         except mnist.NotFound as error:
-            loud(f"WARNING: {error}")
-            loud("WARNING: going on with SYNTHETIC digits drawn from fonts. No figure below is a figure for MNIST.")
+            warn(f"WARNING: {error}")
+            warn("WARNING: continuing with SYNTHETIC digits rendered from fonts. No result below is a result on MNIST.")
             dataset = "synthetic"
     if dataset == "mnist":
-        return *mnist.load(part, folder, quiet), "mnist"
+        return *mnist.load(split, folder, info), "mnist"
     if dataset == "synthetic":
-        return *synthetic.load(part, folder, progress), "synthetic"
+        return *synthetic.load(split, folder, progress), "synthetic"
     path = Path(os.path.realpath(dataset))
     name = path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-    return *formats.read(Path(dataset), part, progress), f"{name}-files" if name.lower() in NAMES else name
+    return *formats.read(Path(dataset), split, progress), f"{name}-files" if name.lower() in NAMES else name
 
 
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 of a set of digits: two runs with the same one saw the same data."""
+    """SHA-256 of images and labels: runs with the same fingerprint used the same data."""
     sha = hashlib.sha256(np.ascontiguousarray(images))
     sha.update(np.ascontiguousarray(labels))
     return sha.hexdigest()
 
 
-def split(
+def train_validation_split(
     images: np.ndarray, labels: np.ndarray, validation: float, name: str, rng: np.random.Generator
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
     """(training images, labels) and (validation images, labels), or None for the latter if `validation` is 0.
 
-    validation: a number of images, or a share below 1. MNIST and the synthetic digits give their last ones, as is the
-    custom; data of unknown order (sorted by class, perhaps) give ones drawn with `rng`.
+    validation: a number of images, or a fraction below 1. Of MNIST and the synthetic digits, the last images are used
+    for validation, as usual; of other datasets, a random subset, in case they are sorted by class. DataError if no
+    images are left for one of the two.
     """
     count = int(validation) if validation >= 1 else round(validation * len(images))
     if count >= len(images):
-        raise DataError(f"cannot keep {count} of {len(images)} training images for validation: lower --validation")
+        raise DataError(f"cannot use {count} of {len(images)} training images for validation: lower --validation")
     if validation and not count:
-        raise DataError(
-            f"{validation} of {len(images)} training images is none at all: raise --validation, or set it to 0"
-        )
+        raise DataError(f"{validation} of {len(images)} training images is less than one: raise --validation, or use 0")
     if not count:
         return (images, labels), None
     if name not in ("mnist", "synthetic"):

@@ -1,4 +1,4 @@
-"""What digits are there, and fetch MNIST's files that are not:  python -m data
+"""Check MNIST's files, and download those that are missing:  python -m data
 
 train images   60,000 x 28 x 28  MNIST  data/raw/train-images-idx3-ubyte.gz
 ...
@@ -8,33 +8,33 @@ MNIST is complete (4 files, data/raw)
 import sys
 from pathlib import Path
 
-import cli
+from app import cli
 from data import formats, mnist
 
 
 @cli.command
 def main(argv: list[str] | None = None) -> int:
-    """Say of each file what it is, then fetch those that are missing."""
-    parser = cli.Parser(prog="python -m data", description="Show MNIST's files, and fetch those that are missing.")
-    parser.add_argument("--data-dir", help="folder with MNIST's files ($MNIST_DIR, else data/raw)")
-    folder = cli.folder(parser.parse_args(argv).data_dir) or mnist.default_folder()
-    for part, kind in mnist.NAMES:
-        print(f"{part + ' ' + kind:13}  {state(part, kind, folder)}")
-    for part, kind in mnist.NAMES:
-        mnist.obtain(part, kind, folder, cli.note)
-        if formats.find_idx(folder, part, kind) is None:
-            raise formats.DataError(f"MNIST was fetched but cannot be kept in {folder}: make that folder writable")
-    print(f"MNIST is complete ({len(mnist.NAMES)} files, {folder})")
+    """Print the state of each file, then download those that are missing."""
+    parser = cli.Parser(prog="python -m data", description="Check MNIST's files, and download those that are missing.")
+    parser.add_data_dir()
+    folder = parser.parse_args(argv).data_dir or mnist.default_folder()
+    for split, kind in mnist.DIGESTS:
+        print(f"{split + ' ' + kind:13}  {state(split, kind, folder)}")
+    for split, kind in mnist.DIGESTS:
+        mnist.fetch(split, kind, folder, cli.warn)
+        if formats.find_idx(folder, split, kind) is None:
+            raise formats.DataError(f"MNIST was downloaded but cannot be saved in {folder}: make that folder writable")
+    print(f"MNIST is complete ({len(mnist.DIGESTS)} files, {folder})")
     return 0
 
 
-def state(part: str, kind: str, folder: Path) -> str:
-    """What there is of one of the four files."""
-    path = formats.find_idx(folder, part, kind)
+def state(split: str, kind: str, folder: Path) -> str:
+    """One of the four files: its shape and path, or what is wrong with it."""
+    path = formats.find_idx(folder, split, kind)
     if path is None:
         return "missing"
     try:
-        array = formats.parse_idx(mnist.verified(part, kind, path), str(path))
+        array = formats.parse_idx(mnist.read_verified(split, kind, path), str(path))
     except formats.DataError as error:
         return f"bad: {error}"
     return f"{' x '.join(f'{size:,}' for size in array.shape):16}  MNIST  {path}"

@@ -1,7 +1,1 @@
-"""The search for hyper-parameters. `Plan` says what, `Search` does it, `workers` where; `Journal` keeps the results."""
-
-from search.methods import Search
-from search.plan import FIXED, Axis, Plan, show
-from search.trial import Journal, SearchError, advance, score
-
-__all__ = ["FIXED", "Axis", "Journal", "Plan", "Search", "SearchError", "advance", "score", "show"]
+"""The hyper-parameter search: its space and config, trials, methods, workers, report and figures."""

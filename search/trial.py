@@ -1,4 +1,4 @@
-"""A trial is a recipe to be tried. What is here trains it for a while, says how well it did, and writes that down."""
+"""A trial: its training, its score, and the journal, which is the results file of a search."""
 
 import json
 import math
@@ -11,111 +11,109 @@ import numpy as np
 
 try:
     import fcntl
-except ImportError:  # Windows, where two searches at once are not noticed
+except ImportError:  # on Windows, where two searches with the same journal are not detected
     fcntl = None
 
+from app.config import Config, option_name
 from network import DivergenceError
-from recipe import Recipe, flag
 
-KEYS = set("trial id seed settings from epochs status validation_accuracy validation_loss seconds".split())  # of a line
+KEYS = set("trial id seed settings from epochs status reason validation_accuracy validation_loss seconds".split())
 
 
 class SearchError(ValueError):
-    """A search that cannot go on; the message says why, and what helps."""
+    """A search that cannot continue; the message says why, and what to do."""
+
+    exit_code = 1
 
 
 @dataclass
 class Trial:
-    """A recipe to be tried. `id` is a hash of everything that decides how it will do."""
+    """A config to try. `id` is a hash of everything that affects its result."""
 
     number: int
-    recipe: Recipe
+    config: Config
     id: str
 
 
-def advance(
-    recipe: Recipe, epochs: int, history: list[dict], state: dict[str, np.ndarray], *digits: np.ndarray
-) -> dict:
-    """Train a trial on to the end of an epoch, from its `state` or from the beginning: what a worker does.
+def train_trial(config: Config, *arrays: np.ndarray) -> dict:
+    """Train the network of a config from the start: the task of a worker.
 
-    digits: training images, labels, validation images, labels. Returns the new history, the state unless that was
-    the last epoch, and how it went.
+    arrays: training images, labels, validation images, labels. Returns the history, the seconds of training, the
+    status, "ok" or "diverged", and the reason for the latter.
     """
-    images, labels, *validation = map(np.asarray, digits)
-    network = recipe.network()
-    if history:
-        network.velocity = state["velocity"]
-        network.restore(state)
-    history, started, outcome = list(history), time.perf_counter(), {"status": "ok", "reason": ""}
+    images, labels, *validation = map(np.asarray, arrays)
+    history, status, reason, started = [], "ok", "", time.perf_counter()
     try:
-        settings = recipe.fit_settings()
-        for record in network.fit(images, labels, validation, history=history, until=epochs, **settings):
+        for record in config.build_network().fit(images, labels, validation, **config.fit_settings()):
             history.append(record)
     except DivergenceError as error:
-        outcome = {"status": "diverged", "reason": str(error)}
-    seconds = time.perf_counter() - started
-    state = network.snapshot() | {"velocity": network.velocity.copy()} if epochs < recipe.epochs else {}
-    return outcome | {"history": history, "state": state, "seconds": seconds}
+        status, reason = "diverged", str(error)
+    return {"status": status, "reason": reason, "history": history, "seconds": time.perf_counter() - started}
 
 
-def score(line: dict) -> tuple[float, float]:
-    """How good a result is: the validation accuracy of its best epoch, then minus its loss there; higher is better."""
-    if line["status"] != "ok":
+def score(result: dict) -> tuple[float, float]:
+    """The validation accuracy of the best epoch, and minus its loss; (-1, -inf) for a trial that is not ok."""
+    if result["status"] != "ok":
         return -1.0, -math.inf
-    return max((a, -loss) for a, loss in zip(line["validation_accuracy"], line["validation_loss"], strict=True))
+    epochs = zip(result["validation_accuracy"], result["validation_loss"], strict=True)
+    return max((accuracy, -loss) for accuracy, loss in epochs)
 
 
 class Journal:
-    """The results file: a line of JSON that says which search this is, then one for each finished rung of a trial."""
+    """The results file: a line of JSON that describes the search, then one for each result.
+
+    A result is a trial trained for a number of epochs. It has the keys KEYS; `from` is always 0, and is there for
+    programs that read the file.
+    """
 
     def __init__(self, path: Path, search: dict) -> None:
-        """Open the file, or begin it. SearchError if it belongs to another search, or another process has it open."""
+        """Open or create the file. SearchError if it is of another search, damaged, or open in another process."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
             if fcntl:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.lines, end = self._read(search)
+            self.results, end = self._read(search)
         except BlockingIOError:
             self.close()
-            raise SearchError(f"{path} is in use: another search is writing there") from None
+            raise SearchError(f"{path} is in use by another search") from None
         except SearchError:
             self.close()
             raise
-        self.resumed = bool(self.lines)
-        if end < self.path.stat().st_size:
+        self.resumed = bool(self.results)
+        if end < path.stat().st_size:
             self._file.truncate(end)
         if not end:
             self._write({"search": search})
 
     def _read(self, search: dict) -> tuple[dict[tuple[str, int], dict], int]:
-        """The results by trial and epochs, and where the last of them ends: a crash may have torn the next."""
+        """The results by trial and epochs, and where to continue: a crash may have left an incomplete last line."""
         self._file.seek(0)
         content = self._file.read()
         end = content.rfind(b"\n") + 1
         try:
-            first, *rest = [json.loads(line) for line in content[:end].splitlines()] or [{"search": search}]
-            if any(not line.keys() >= KEYS for line in rest):
+            first, *results = [json.loads(line) for line in content[:end].splitlines()] or [{"search": search}]
+            if any(not result.keys() >= KEYS for result in results):
                 raise ValueError
-            lines = {(line["id"], line["epochs"]): line for line in rest if line["status"] != "failed"}
-            different = [flag(name) for name in search if first["search"].get(name) != search[name]]
+            different = [option_name(name) for name in search if first["search"].get(name) != search[name]]
+            finished = {(r["id"], r["epochs"]): r for r in results if r["status"] != "failed"}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise SearchError(f"{self.path} is damaged: remove it, or give another --out") from None
-        if different and rest:
+        if different and results:
             raise SearchError(f"{self.path} is of a search with another {', '.join(different)}: give another --out")
-        return lines, 0 if different else end
+        return finished, 0 if different else end
 
-    def add(self, line: dict) -> None:
-        """Take in a result, and put it on the disk."""
-        self._write(line)
-        self.lines[line["id"], line["epochs"]] = line
+    def add(self, result: dict) -> None:
+        """Add a result, in memory and on disk."""
+        self._write(result)
+        self.results[result["id"], result["epochs"]] = result
 
-    def _write(self, line: dict) -> None:
-        self._file.write(json.dumps(line).encode() + b"\n")
+    def _write(self, record: dict) -> None:
+        self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Let others have the file."""
+        """Close the file, so that another search may open it."""
         self._file.close()

@@ -2,11 +2,14 @@
 
 import importlib.util
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from data import mnist, synthetic
 from data.formats import idx_bytes
@@ -22,10 +25,17 @@ def offline(monkeypatch):
     monkeypatch.setattr(mnist, "MIRRORS", ["http://127.0.0.1:9/"])
 
 
+@pytest.fixture(autouse=True)
+def unrendered_figures(request, monkeypatch):
+    """Figures are built but not rendered, which takes most of their time, except in tests marked `figures`."""
+    if not request.node.get_closest_marker("figures"):
+        monkeypatch.setattr(Figure, "savefig", lambda self, file, **options: file.write(b"not rendered"))
+
+
 @pytest.fixture(scope="session")
 def digits():
     """600 training and 200 test digits: (images, labels), (images, labels)."""
-    images, labels = synthetic.draw(800, np.random.default_rng(7))
+    images, labels = synthetic.render(800, np.random.default_rng(7))
     return (images[:600], labels[:600]), (images[600:], labels[600:])
 
 
@@ -73,3 +83,30 @@ def run(capsys, tmp_path, monkeypatch):
         return code, captured.out, captured.err
 
     return call
+
+
+def fast(*more):
+    """The flags of a quick training, and more."""
+    return [*([] if "--layers" in more else ["--hidden", 8]), "--batch-size", 50, "--validation", 100, *more]
+
+
+@pytest.fixture
+def train(run, archive):
+    """Train on the small dataset: train("--epochs", 2, ...) -> (exit code, stdout, stderr)."""
+    return lambda *more: run("train", "--dataset", archive, *fast(*more))
+
+
+def train_process(*arguments, **options):
+    """train.py with the flags of a quick training, as a process."""
+    command = [sys.executable, ROOT / "train.py", *map(str, fast(*arguments))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for_epoch(process, wanted):
+    """Read the table until the row of that epoch is printed."""
+    for row in process.stdout:
+        if re.match(rf" +{wanted}  ", row):
+            return
+
+
+CNN = ["--layers", "conv 2 5 stride 3, batchnorm, relu, pool 2, dense 8, batchnorm, relu", "--augment"]

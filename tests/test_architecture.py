@@ -2,7 +2,7 @@
 
 import pytest
 
-from architecture import connect, input_shape, mlp, parse
+from nn.architecture import connect, input_shape, mlp, parse
 
 
 def names(row):
@@ -34,16 +34,16 @@ def test_vectors_are_not_flattened():
         ("", "no layer is called ''"),
         ("dense 5, , relu", "no layer is called ''"),
         ("magic 3", "no layer is called 'magic'; there are dense, conv"),
-        ("conv 16", "'conv 16': say conv filters size"),
-        ("conv 16 5 stride", "more settings as NAME VALUE"),
-        ("conv 16 5 size 3", "more settings as NAME VALUE"),
-        ("conv 16 5 init 3", "more settings as NAME VALUE"),
+        ("conv 16", "'conv 16': write conv filters size"),
+        ("conv 16 5 stride", "options as NAME VALUE"),
+        ("conv 16 5 size 3", "options as NAME VALUE"),
+        ("conv 16 5 init 3", "options as NAME VALUE"),
         ("conv 16 5 speed 2", "unexpected keyword argument 'speed'"),
         ("conv 16 five", "'conv 16 five': could not"),
-        ("dense 0", "'dense 0': units must be a whole number from 1 to 1,000,000, not 0"),
-        ("dense 99999999999999999999", "units must be a whole number from 1"),
-        ("conv 4 3 padding 9999999999", "padding must be a whole number from 0 to 1,000, not"),
-        ("dense 2.5", "units must be a whole number"),
+        ("dense 0", "'dense 0': units must be an integer from 1 to 1,000,000, not 0"),
+        ("dense 99999999999999999999", "units must be an integer from 1"),
+        ("conv 4 3 padding 9999999999", "padding must be an integer from 0 to 1,000, not"),
+        ("dense 2.5", "units must be an integer"),
     ],
 )
 def test_parse_says_what_is_wrong(text, message):

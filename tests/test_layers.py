@@ -1,4 +1,4 @@
-"""Every layer and loss against its own definition: values, derivatives, and good manners."""
+"""nn/layers.py (and every other layer): values, derivatives, and the rules that all layers keep."""
 
 import inspect
 import math
@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from architecture import LAYERS
-from convolution import Conv2D, Flatten, MaxPool2D
-from layers import BatchNorm, CrossEntropy, Dense, LeakyReLU, MeanSquaredError, ReLU, Sigmoid, Tanh
+from nn.architecture import LAYERS
+from nn.convolution import Conv2D, Flatten, MaxPool2D
+from nn.layers import BatchNorm, Dense, Layer, LeakyReLU, ReLU, Sigmoid, Tanh
 
 RNG = np.random.default_rng(1)
 CASES = [  # layer, shape of one input, batch size
@@ -77,36 +77,6 @@ def test_gradients(make, shape, n, training):
         assert (gradient * direction).sum() == pytest.approx(slope(loss, a, direction), rel=1e-7, abs=1e-8)
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), MeanSquaredError()])
-@pytest.mark.parametrize("n", [1, 6])
-def test_loss_gradients(loss, n):
-    z, labels = RNG.standard_normal((10, n)) * 3, RNG.integers(0, 10, n)
-    loss.forward(z, labels)
-    dz, direction = loss.backward().copy(), RNG.standard_normal(z.shape)
-    assert (dz * direction).sum() == pytest.approx(
-        slope(lambda: loss.forward(z, labels), z, direction), rel=1e-7, abs=1e-8
-    )
-
-
-def test_loss_values():
-    z, labels = RNG.standard_normal((10, 6)), RNG.integers(0, 10, 6)
-    p = np.exp(z) / np.exp(z).sum(axis=0)
-    assert CrossEntropy().forward(z, labels) == pytest.approx(
-        -np.mean([math.log(p[k, i]) for i, k in enumerate(labels)])
-    )
-    assert CrossEntropy().probabilities(z) == pytest.approx(p)
-    target = np.eye(10)[labels].T
-    assert MeanSquaredError().forward(z, labels) == pytest.approx(0.5 * np.mean(((z - target) ** 2).sum(axis=0)))
-
-
-def test_mse_probabilities_add_up_and_keep_the_winner():
-    z = RNG.standard_normal((10, 50))
-    z[:, 0] = -1 - RNG.random(10)  # no class at all
-    p = MeanSquaredError().probabilities(z)
-    assert p.sum(axis=0) == pytest.approx(np.ones(50))
-    assert (p >= 0).all() and (p.argmax(axis=0) == z.argmax(axis=0)).all()
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layer", [ReLU, LeakyReLU, Sigmoid, Tanh])
 def test_activations_at_extremes(layer, dtype):
@@ -123,16 +93,6 @@ def test_activations_at_extremes(layer, dtype):
     assert y == pytest.approx(np.asarray(expected), abs=1e-7)
     assert np.isfinite(dx).all() and y.dtype == dx.dtype == dtype
     assert dx[0, 3] == {"ReLU": 0, "LeakyReLU": dtype(0.01), "Tanh": 1, "Sigmoid": 0.25}[type(layer).__name__]
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_cross_entropy_at_extremes(dtype):
-    loss, z = CrossEntropy(), np.zeros((10, 2), dtype)
-    z[3] = 1e4, -1e4
-    with np.errstate(all="raise", under="ignore"):
-        assert loss.forward(z, np.array([3, 0])) == pytest.approx(math.log(9) / 2)
-        assert loss.forward(z, np.array([0, 3])) == pytest.approx((1e4 + 1e4 + math.log(9)) / 2)
-        assert np.isfinite(loss.backward()).all()
 
 
 @pytest.mark.parametrize("make, shape, n", CASES)
@@ -201,47 +161,6 @@ def test_layers_are_built_again_from_their_description(make, shape, n):
     assert {**vars(again), "buffer": None} == {**vars(layer), "buffer": None}
 
 
-def slow_convolution(x, W, b, stride, padding, dilation):
-    """The definition, in loops."""
-    x = np.pad(x, [(padding, padding), (0, 0), (padding, padding), (0, 0)])
-    filters, k, channels, _ = W.shape
-    extent = dilation * (k - 1) + 1
-    high, wide = ((pixels - extent) // stride + 1 for pixels in (x.shape[0], x.shape[2]))
-    y = np.zeros((high, filters, wide, x.shape[3]))
-    for h, f, w, i, c, j in np.ndindex(high, filters, wide, k, channels, k):
-        y[h, f, w] += W[f, i, c, j] * x[h * stride + i * dilation, c, w * stride + j * dilation]
-    return y + b[:, None, None]
-
-
-@pytest.mark.parametrize("case", range(40))
-def test_convolution_equals_the_definition(case):
-    rng = np.random.default_rng(case)
-    size, stride, dilation, filters, channels, n = (int(i) for i in rng.integers(1, 4, 6))
-    padding = int(rng.integers(0, 3))
-    rows, columns = (int(i) for i in rng.integers(dilation * (size - 1) + 1, 10, 2))
-    layer = ready(Conv2D(filters, size, stride, padding, dilation), (rows, channels, columns))
-    x = rng.standard_normal((rows, channels, columns, n))
-    y = layer.forward(x)
-    assert y.shape[:3] == Conv2D(filters, size, stride, padding, dilation).connect(x.shape[:3])
-    expected = slow_convolution(x, layer.params["W"], layer.params["b"], stride, padding, dilation)
-    assert y == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("size, stride", [(2, 2), (3, 2), (2, 3), (1, 1), (17, 1)])
-def test_pooling_equals_the_definition(size, stride):
-    layer = ready(MaxPool2D(size, stride), (19, 2, 18))
-    x = RNG.integers(0, 3, (19, 2, 18, 2)).astype(float)  # many are equal
-    y, expected, dx = layer.forward(x), {}, np.zeros_like(x)
-    dy = RNG.standard_normal(y.shape)
-    for h, c, w, n in np.ndindex(y.shape):
-        window = x[h * stride : h * stride + size, c, w * stride : w * stride + size, n]
-        expected[h, c, w, n] = window.max()
-        i, j = np.unravel_index(window.argmax(), window.shape)
-        dx[h * stride + i, c, w * stride + j, n] += dy[h, c, w, n]
-    assert (y.ravel() == list(expected.values())).all()
-    assert layer.backward(dy) == pytest.approx(dx), "each gradient goes to one pixel, the first of the largest"
-
-
 @pytest.mark.parametrize("shape, axes", [((3,), 1), ((4, 3, 5), (0, 2, 3))])
 def test_batch_norm_statistics(shape, axes):
     layer = ready(BatchNorm(momentum=0.5), shape)
@@ -272,10 +191,17 @@ def test_bad_arguments(make):
         make()
 
 
-def test_convolution_starts_by_all_it_looks_at():
-    """The first weights of a filter are as wide as He et al. say for channels * k * k inputs."""
-    layer = Conv2D(200, 3, init="he")
-    layer.connect((9, 8, 9))
-    layer.params = {name: np.empty(shape) for name, shape in layer.shapes.items()}
+@pytest.mark.parametrize("make, shape, n", CASES)
+def test_backward_returns_dx_by_default(make, shape, n):
+    layer = ready(make(), shape)
+    x = RNG.standard_normal((*shape, n))
+    y = layer.forward(x)
+    assert layer.backward(np.ones_like(y)).shape == x.shape
+    assert layer.backward(np.ones_like(y), need_dx=False) is None
+    assert inspect.signature(Layer.backward).parameters["need_dx"].default is True
+
+
+def test_the_bias_of_a_dense_layer_is_reset():
+    layer = ready(Dense(3), (2,))
     layer.initialise(RNG)
-    assert layer.params["W"].std() == pytest.approx(math.sqrt(2 / (8 * 9)), rel=0.03)
+    assert (layer.params["b"] == 0).all()

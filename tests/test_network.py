@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import network as module
-from architecture import mlp, parse
 from data.augment import Distortion
-from layers import ACTIVATIONS, Dense, ReLU, Sigmoid
-from network import SCHEDULES, DivergenceError, Network, grey_statistics
+from network import SCHEDULES, DivergenceError, Network, pixel_mean_std
+from nn import memory
+from nn.architecture import mlp, parse
+from nn.layers import ACTIVATIONS, Dense, ReLU, Sigmoid
 
 from .test_layers import slope
 
@@ -62,17 +63,17 @@ def test_step_follows_the_gradient_of_loss_and_penalty(loss, activation, hidden)
         assert (gradient * directions[name]).sum() == pytest.approx(slopes[name], rel=1e-6, abs=1e-8), name
 
 
-PICTURES = "conv 3 3 stride 2, batchnorm, relu, pool 2, dense 6, batchnorm, tanh"
+CNN = "conv 3 3 stride 2, batchnorm, relu, pool 2, dense 6, batchnorm, tanh"
 
 
-def pictorial(seed=0, dtype="float32"):
+def small_cnn(seed=0, dtype="float32"):
     """A small network with every kind of layer."""
-    return Network(parse(PICTURES), seed=seed, dtype=dtype)
+    return Network(parse(CNN), seed=seed, dtype=dtype)
 
 
-def test_step_of_a_network_on_pictures():
+def test_step_of_a_convolutional_network():
     """As above, with convolution, pooling and batch normalisation; see `penalty`."""
-    net, decay = pictorial(dtype="float64"), 0.37
+    net, decay = small_cnn(dtype="float64"), 0.37
     x, labels = RNG.standard_normal((28, 1, 28, 5)), RNG.integers(0, 10, 5)
 
     def objective():
@@ -88,10 +89,10 @@ def test_step_of_a_network_on_pictures():
         assert ((before[name] - a) * directions[name]).sum() == pytest.approx(slopes[name], rel=1e-6, abs=1e-8), name
 
 
-def test_settle_takes_plain_averages_over_all_images_alike():
+def test_update_bn_stats_averages_over_all_images():
     net = Network(parse("dense 3, batchnorm, relu"), seed=1, dtype="float64")
     images = np.random.default_rng(2).integers(0, 256, (2300, 28, 28), dtype=np.uint8)
-    net.settle(images)
+    net.update_bn_stats(images)
     z = net.layers[0].forward(net.standardize(images)).copy()
     parts = np.split(z, [1000, 2000], axis=1)
     state = net.layers[1].state
@@ -104,39 +105,39 @@ def test_settle_takes_plain_averages_over_all_images_alike():
 
 
 @pytest.mark.parametrize("augment", [Distortion(30, elastic=2.0), None])
-def test_trained_on_variants_batch_norm_is_settled_on_the_digits_themselves(digits, augment):
-    net = pictorial()
+def test_after_augmentation_batch_norm_statistics_are_of_the_undistorted_images(digits, augment):
+    net = small_cnn()
     records(net, digits, epochs=2, lr=0.05, augment=augment)
     trained = net.snapshot()
-    net.settle(digits[0][0])
+    net.update_bn_stats(digits[0][0])
     assert all(np.allclose(net.snapshot()[name], a, 1e-4, 1e-5) for name, a in trained.items()) == bool(augment)
 
 
-def test_settled_on_digits_of_every_class_even_if_they_come_sorted(digits, monkeypatch):
-    monkeypatch.setattr(module, "SETTLE_ON", 60)  # as many as there are of a class
+def test_batch_norm_statistics_of_sorted_data_cover_every_class(digits, monkeypatch):
+    monkeypatch.setattr(module, "BN_STATS_IMAGES", 60)  # as many as there are of a class
     (x, y), validation = digits
     order = np.argsort(y, kind="stable")
     accuracies = [
-        records(pictorial(), (pair, validation), epochs=3, lr=0.05, augment=Distortion(5))[-1]["validation_accuracy"]
+        records(small_cnn(), (pair, validation), epochs=3, lr=0.05, augment=Distortion(5))[-1]["validation_accuracy"]
         for pair in ((x, y), (x[order], y[order]))
     ]
     assert accuracies[1] > accuracies[0] - 0.1, accuracies
 
 
-def test_a_network_on_pictures_learns_goes_on_and_is_kept(digits, tmp_path):
+def test_a_convolutional_network_learns_resumes_and_is_saved(digits, tmp_path):
     """Trained in one go, or stopped, written down and resumed: the same bytes. Loaded again: the same answers."""
     settings = {"epochs": 4, "lr": 0.05, "augment": Distortion(5, 0.1, 0.1, 1, 0.5)}
-    whole = pictorial()
+    whole = small_cnn()
     history = records(whole, digits, **settings)
     assert history[-1]["validation_accuracy"] > 0.5
-    part = pictorial()
+    part = small_cnn()
     (x, y), validation = digits
     fit = part.fit(x, y, validation, batch_size=50, **settings)
     done = [next(fit), next(fit)]
     state, velocity = part.snapshot(), part.velocity.copy()
     fit.close()
     assert {"1.running_mean", "1.running_variance", "6.running_mean"} <= set(state)
-    other = pictorial(seed=9)
+    other = small_cnn(seed=9)
     other.restore(state)
     other.velocity = velocity
     records(other, digits, history=done, **settings)
@@ -169,7 +170,7 @@ def test_augmentation_has_a_stream_of_its_own(digits):
 @pytest.mark.parametrize("chunk", [160_000, 100])
 def test_update_is_the_textbook_rule(nesterov, chunk, monkeypatch):
     """Seven steps of the one matrix product against the rule written out, with other lr and gradients each time."""
-    monkeypatch.setattr(module, "UPDATE_CHUNK", chunk)
+    monkeypatch.setattr(memory, "UPDATE_CHUNK", chunk)
     net = small()
     w = net.snapshot()
     v = {name: np.zeros_like(a) for name, a in w.items()}
@@ -203,7 +204,7 @@ def test_first_loss_is_near_ln_10(digits):
         assert net.evaluate(x, y)["loss"] == pytest.approx(math.log(10), rel=0.1)
 
 
-def test_one_batch_can_be_learned_by_heart(digits):
+def test_one_batch_can_be_overfitted(digits):
     (x, y), _ = digits
     for loss, lr in [("cross_entropy", 0.02), ("mse", 0.001)]:
         net = Network(mlp([64]), loss=loss)
@@ -220,8 +221,8 @@ def test_more_decay_gives_smaller_weights(digits):
     assert lengths[0] > 1.02 * lengths[1] > 1.02**2 * lengths[2]
 
 
-def test_decay_is_of_weights_only():
-    net = pictorial(dtype="float64")  # convolution, batch norm and dense
+def test_weight_decay_applies_to_weights_only():
+    net = small_cnn(dtype="float64")  # convolution, batch norm and dense
     for a in net.parameters().values():
         a += 1
     before = net.snapshot()
@@ -245,14 +246,8 @@ def test_parameter_counts():
 def test_every_image_is_used_once_an_epoch(digits, batch_size, monkeypatch):
     (x, y), _ = digits
     net, seen = Network(mlp([])), []
-    original = net.standardize
-
-    def standardize(images, index):
-        if not isinstance(index, slice):  # that is evaluation
-            seen.append(index)
-        return original(images, index)
-
-    monkeypatch.setattr(net, "standardize", standardize)
+    gather = net._gather
+    monkeypatch.setattr(net, "_gather", lambda images, index: seen.append(index) or gather(images, index))
     list(net.fit(x, y, epochs=2, batch_size=batch_size, lr=1e-4))
     seen = np.concatenate(seen)
     assert sorted(seen[:600]) == sorted(seen[600:]) == list(range(600))
@@ -273,7 +268,7 @@ def test_evaluation_does_not_depend_on_its_batches(digits, monkeypatch):
     (x, y), _ = digits
     net = Network(mlp([16]), dtype="float64")
     whole, p, k = net.evaluate(x, y), net.predict_proba(x), net.predict(x)
-    monkeypatch.setattr(module, "PREDICT_BATCH", 77)
+    monkeypatch.setattr(module, "EVAL_BATCH_SIZE", 77)
     assert net.evaluate(x, y)["loss"] == pytest.approx(whole["loss"])
     assert net.predict_proba(x) == pytest.approx(p) and (net.predict(x) == k).all()
     assert (p.argmax(axis=1) == k).all() and p.sum(axis=1) == pytest.approx(np.ones(600))
@@ -282,20 +277,26 @@ def test_evaluation_does_not_depend_on_its_batches(digits, monkeypatch):
 
 def test_input_statistics(digits):
     (x, y), _ = digits
-    assert grey_statistics(x) == pytest.approx((x.mean(), x.std()))
+    assert pixel_mean_std(x) == pytest.approx((x.mean(), x.std()))
     net = Network(mlp([4]), dtype="float64")
     list(net.fit(x, y, epochs=1))
     z = net.standardize(x)
     assert z.shape == (784, 600) and z.mean() == pytest.approx(0, abs=1e-9) and z.std() == pytest.approx(1)
     plain = Network(mlp([4]), dtype="float64")
     list(plain.fit(x, y, epochs=1, standardize=False))
-    assert plain.standardize(x, np.array([3, 1])) == pytest.approx(x[[3, 1]].reshape(2, 784).T / 255)
+    assert plain.standardize(x[[3, 1]]) == pytest.approx(x[[3, 1]].reshape(2, 784).T / 255)
 
 
 def test_float32_stays_float32(digits):
     net = Network(mlp([8, 8]))
     records(net, digits, schedule="cosine", momentum=0.9, nesterov=True)
-    arrays = [*net.rows, net.layers[0].x, net.layers[1].y, net.loss.backward(), net.predict_proba(digits[0][0])]
+    arrays = [
+        *net.memory.positions,
+        net.layers[0].x,
+        net.layers[1].y,
+        net.loss.backward(),
+        net.predict_proba(digits[0][0]),
+    ]
     assert {a.dtype for a in arrays} == {np.dtype("float32")}
 
 
@@ -317,7 +318,7 @@ def test_the_rate_follows_the_schedule_step_by_step(digits, monkeypatch):
     (x, y), _ = digits
     net, rates = Network(mlp([])), []
     original = net.update
-    monkeypatch.setattr(net, "update", lambda lr, **rest: rates.append(lr) or original(lr, **rest))
+    monkeypatch.setattr(net, "update", lambda lr, *rest: rates.append(lr) or original(lr, *rest))
     history = list(net.fit(x, y, epochs=2, batch_size=300, lr=0.1, schedule="linear"))
     assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025]) and [r["lr"] for r in history] == pytest.approx(
         [0.1, 0.05]
@@ -337,7 +338,7 @@ def test_plateau_halves_when_validation_accuracy_drops(digits, monkeypatch):
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
 @pytest.mark.parametrize("lr, batch_size", [(1e3, 50), (1e30, 50), (1e30, 1000), (1e38, 1000)])
 def test_divergence_is_noticed(digits, lr, batch_size, activation):
-    """Even if the last step of the first epoch was the fatal one, with and without a validation set."""
+    """Even if the last step of the first epoch diverged, with and without a validation set."""
     for validation in (None, digits[1]):
         net = Network(mlp([16], activation))
         with pytest.raises(DivergenceError, match="lower lr"):
@@ -354,7 +355,7 @@ def test_same_seed_same_weights(digits):
 
 
 def test_each_seed_does_its_own(digits):
-    """The network's seed draws the weights, that of `fit` the order, and nothing else does."""
+    """The network's seed draws the weights, that of `fit` the order, and nothing else."""
 
     def train(first, order):
         net = Network(mlp([8]), seed=first)
@@ -365,14 +366,44 @@ def test_each_seed_does_its_own(digits):
     assert (a == b).all() and (a != c).any() and loss != other_order and loss != other_start
 
 
-def test_a_second_training_starts_without_momentum(digits):
-    first = Network(mlp([8]))
-    records(first, digits)
-    second = Network(mlp([8]))
-    second.restore(first.snapshot())
+def test_every_training_starts_with_zero_velocity(digits):
+    first, second = Network(mlp([8])), Network(mlp([8]))
+    second.velocity = 3
+    assert (second.velocity == 3).all()
     for net in (first, second):
         records(net, digits, epochs=1)
     assert (flat(first) == flat(second)).all()
+
+
+def test_a_training_step_returns_the_loss_and_the_logits_from_before_the_update(digits):
+    (x, y), _ = digits
+    net, twin = small_cnn(), small_cnn()
+    net.mean, net.std = twin.mean, twin.std = pixel_mean_std(x)
+    expected = twin.forward(twin.standardize(x[:20]), training=True).copy()
+    loss, logits = net.train_step(x[:20], y[:20], 0.05, momentum=0.9, weight_decay=0.01)
+    assert (logits == expected).all() and loss == pytest.approx(twin.loss.forward(expected, y[:20]))
+    twin.backward(twin.loss.backward())
+    twin.update(0.05, momentum=0.9, weight_decay=0.01)
+    assert (flat(net) == flat(twin)).all()
+    losses = [net.train_step(x[:20], y[:20], 0.05)[0] for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0], "it learns this batch"
+
+
+def test_a_training_step_that_diverges_changes_nothing(digits):
+    (x, y), _ = digits
+    net = Network(mlp([4]))
+    net.layers[0].params["W"][:] = np.nan
+    before = net.velocity.copy()
+    with pytest.raises(DivergenceError, match=r"learning rate of 0\.3: lower lr"):
+        net.train_step(x[:5], y[:5], 0.3)
+    assert (net.velocity == before).all()
+
+
+def test_fit_does_nothing_before_it_is_iterated(digits):
+    net = Network(mlp([4]))
+    before = flat(net)
+    net.fit(*digits[0])
+    assert (flat(net) == before).all() and net.mean == 0
 
 
 def test_a_second_training_measures_its_own_images(digits):
@@ -380,15 +411,15 @@ def test_a_second_training_measures_its_own_images(digits):
     records(net, digits, epochs=1)
     assert 20 < net.mean < 100
     records(net, digits, epochs=1, standardize=False)
-    assert (net.mean, net.deviation) == (0, 255)
-    assert grey_statistics(np.full((3, 28, 28), 7, np.uint8)) == (7, 1), "no division by zero"
+    assert (net.mean, net.std) == (0, 255)
+    assert pixel_mean_std(np.full((3, 28, 28), 7, np.uint8)) == (7, 1), "no division by zero"
 
 
 def test_a_hard_batch_is_no_divergence(digits, monkeypatch):
     """Without validation images the last look is at one batch, which may be far worse than the mean of all."""
     (x, y), _ = digits
     net = Network(mlp([]), seed=1)
-    monkeypatch.setattr(Network, "evaluate", lambda self, *_: {"loss": 2 * module.HOPELESS, "accuracy": 0})
+    monkeypatch.setattr(Network, "evaluate", lambda self, *_: {"loss": 2 * module.MAX_LOSS, "accuracy": 0})
     assert len(list(net.fit(x, y, epochs=1))) == 1
     with pytest.raises(DivergenceError):
         list(net.fit(x, y, (x, y), epochs=1))
@@ -396,14 +427,14 @@ def test_a_hard_batch_is_no_divergence(digits, monkeypatch):
 
 def test_streams_are_separate():
     """Each purpose draws its own numbers, and a larger network does not change those of its first layer."""
-    a, b = (module.random_stream(5, purpose).random(4) for purpose in (module.INITIALISATION, module.ORDER))
+    a, b = (module.spawn_rng(5, purpose).random(4) for purpose in (module.INITIALISATION, module.ORDER))
     assert (a != b).all()
     assert (Network(mlp([8]), seed=1).parameters()["0.W"] == Network(mlp([8, 4]), seed=1).parameters()["0.W"]).all()
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 @pytest.mark.parametrize("stop", [1, 2, 3])
-def test_going_on_equals_never_having_stopped(digits, schedule, stop):
+def test_resumed_equals_uninterrupted(digits, schedule, stop):
     """Stop after any epoch, take weights, velocity and history to a new network, and arrive at the same bits."""
     (x, y), validation = digits
     settings = {"epochs": 4, "batch_size": 70, "lr": 0.05, "schedule": schedule}
@@ -475,12 +506,12 @@ def test_an_unknown_schedule_is_refused(digits):
 def test_save_and_load(digits, tmp_path):
     net = Network([Dense(6, "xavier"), Sigmoid(), Dense(10)], loss="mse", seed=3)
     records(net, digits, nesterov=True, batch_size=64, epochs=1)  # an odd number of steps, then an even one
-    net.about = {"dataset": "tiny", "recipe": {"hidden": [6]}}
+    net.metadata = {"dataset": "tiny", "recipe": {"hidden": [6]}}
     net.save(tmp_path / "a.npz")
     again = Network.load(tmp_path / "a.npz")
     again.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    assert repr(again) == repr(net) and again.about == net.about
+    assert repr(again) == repr(net) and again.metadata == net.metadata
     assert (again.predict_proba(digits[1][0]) == net.predict_proba(digits[1][0])).all()
     with np.load(tmp_path / "a.npz", allow_pickle=False) as plain:  # and anybody's NumPy reads it
         assert (plain["0.W"] == net.parameters()["0.W"]).all()

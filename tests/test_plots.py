@@ -1,4 +1,6 @@
-"""Pictures: what they show is what they were given."""
+"""Figures: they show what they were given."""
+
+import inspect
 
 import numpy as np
 import pytest
@@ -9,102 +11,162 @@ import plots
 
 RNG = np.random.default_rng(3)
 HISTORY = [{"epoch": e, "train_loss": 1 / e, "train_accuracy": 1 - 0.1 / e, "lr": 0.1} for e in (1, 2, 3)]
+VALIDATED = [r | {"validation_loss": 2 / r["epoch"], "validation_accuracy": 0.5} for r in HISTORY]
+IMAGES = RNG.integers(0, 256, (9, 28, 28), dtype=np.uint8)
+PHOTO = RNG.integers(0, 256, (120, 90, 3), dtype=np.uint8)
+WEIGHTS = RNG.standard_normal((30, 28, 28)) * np.arange(1, 31)[:, None, None]
+PROBABILITIES = np.arange(10) / 45
+FIGURES = {  # arguments of every function that makes a figure, without the title
+    plots.curves: (VALIDATED, 2),
+    plots.weight_grid: (WEIGHTS,),
+    plots.image_grid: (IMAGES[:2], RNG.standard_normal((2, 3, 24, 24))),
+    plots.pca: ({"initial": WEIGHTS.reshape(30, 784), "final": WEIGHTS.reshape(30, 784)},),
+    plots.histograms: ({"0.W": WEIGHTS, "0.b": np.zeros(30)},),
+    plots.confusion: (RNG.integers(0, 50, (10, 10)),),
+    plots.gallery: (IMAGES, [f"#{i}" for i in range(9)]),
+    plots.predictions: ([("a.png", PHOTO, IMAGES[0], PROBABILITIES)],),
+}
+
+
+def test_every_figure_is_tested():
+    functions = [
+        f for _, f in inspect.getmembers(plots, inspect.isfunction) if inspect.signature(f).return_annotation is Figure
+    ]
+    assert set(functions) == set(FIGURES)
+
+
+@pytest.mark.figures
+@pytest.mark.parametrize("function", FIGURES, ids=lambda function: function.__name__)
+def test_every_figure_is_rendered(function, tmp_path):
+    """Also if its title is a formula, or has letters that no font has, or bytes that are not text."""
+    plots.save(function(*FIGURES[function], title="$x^$ \u6578 \udcff"), tmp_path / "figure.png", "some program")
+    with Image.open(tmp_path / "figure.png") as figure:
+        assert figure.format == "PNG" and figure.info["Software"] == "some program"
+        assert figure.width > 300 and np.ptp(np.asarray(figure.convert("L"))) > 200
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
+@pytest.mark.figures
+def test_a_figure_of_nothing_is_rendered(tmp_path):
+    plots.save(plots.gallery(IMAGES[:0], [], "no misclassified image"), tmp_path / "none.png")
+    with Image.open(tmp_path / "none.png") as figure:
+        assert figure.format == "PNG" and figure.info["Software"].startswith("Matplotlib")
 
 
 def test_curves_show_the_history():
-    validated = [r | {"validation_loss": 2 / r["epoch"], "validation_accuracy": 0.5} for r in HISTORY]
-    loss, accuracy = plots.curves(validated, best=2).axes
-    assert loss.get_yscale() == "log" and loss.get_xlabel() == "epoch"
-    assert list(loss.lines[1].get_ydata()) == [2, 1, 2 / 3] and list(accuracy.lines[0].get_ydata()) == [90, 95, 290 / 3]
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "validation", "kept: epoch 2"]
+    figure = plots.curves(VALIDATED, best=2)
+    loss, accuracy = figure.axes
+    assert loss.get_yscale() == "log" and loss.get_xlabel() == accuracy.get_xlabel() == "epoch"
+    assert [list(line.get_ydata()) for line in loss.lines[:2]] == [[1, 1 / 2, 1 / 3], [2, 1, 2 / 3]]
+    assert [list(line.get_ydata()) for line in accuracy.lines[:2]] == [[90, 95, 290 / 3], [50, 50, 50]]
+    assert all(list(ax.lines[2].get_xdata()) == [2, 2] for ax in figure.axes)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["training", "validation", "kept: epoch 2"]
     assert len(plots.curves(HISTORY).axes[0].lines) == 1
 
 
-def test_tiles_keep_the_pixels():
-    weights = RNG.standard_normal((30, 784)) * np.arange(1, 31)[:, None]
-    image = plots.tiles(weights.reshape(30, 28, 28)).axes[0].images[0]
-    assert (image.get_array()[1:29, 1:29] == weights[29].reshape(28, 28)).all(), "the strongest unit comes first"
-    assert image.get_interpolation() == "nearest"
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_epochs_are_labelled_with_integers(count):
+    ax = plots.curves(HISTORY[:count]).axes[0]
+    ticks = [x for x in ax.get_xticks() if 1 <= x <= count]
+    assert ticks == list(range(1, count + 1)) and all(x == int(x) for x in ax.get_xticks())
+
+
+def test_weight_grid_keeps_the_pixels_and_shows_the_largest_norm_first():
+    figure = plots.weight_grid(WEIGHTS, "weights", count=20)
+    image = figure.axes[0].images[0]
+    shown = image.get_array()
+    columns, order = shown.shape[1] // 29, plots.by_norm(WEIGHTS, 20)
+    for i in range(20):
+        top, left = i // columns * 29 + 1, i % columns * 29 + 1
+        assert (shown[top : top + 28, left : left + 28] == WEIGHTS[order[i]]).all()
+    assert np.ma.count(shown) == 20 * 28 * 28 and image.get_interpolation() == "nearest"
+    assert image.norm.vmin == -image.norm.vmax, "white is zero"
+    assert figure.get_suptitle() == "weights (20 of 30, largest norm first)"
+
+
+def test_weight_grid_of_filters():
+    shown = plots.weight_grid(WEIGHTS[:, :5, :3]).axes[0].images[0].get_array()
+    order = plots.by_norm(WEIGHTS[:, :5, :3], 30)
+    assert (shown[1:6, 1:4] == WEIGHTS[order[0], :5, :3]).all() and (shown[1:6, 5:8] == WEIGHTS[order[1], :5, :3]).all()
+    assert list(order) == sorted(range(30), key=lambda i: -np.sum(WEIGHTS[i, :5, :3] ** 2))
+
+
+def test_image_grid_has_a_row_for_each_image():
+    others = IMAGES[1:9].reshape(2, 4, 28, 28)
+    shown = [ax.images[0] for ax in plots.image_grid(IMAGES[:2], others).axes]
+    for i in range(2):
+        for image, expected in zip(shown[5 * i : 5 * i + 5], [IMAGES[i], *others[i]], strict=True):
+            assert (image.get_array() == expected).all() and (image.norm.vmin, image.norm.vmax) == (0, 255)
+    image, feature_map = (ax.images[0] for ax in plots.image_grid(IMAGES[:1], others[:1, :1] - 100.0).axes)
+    assert image.get_cmap() != feature_map.get_cmap() and feature_map.norm.vmin == -feature_map.norm.vmax
+    assert (feature_map.get_array() == others[0, 0] - 100.0).all()
 
 
 def test_principal_components_find_the_directions():
-    """Weights made of three known patterns: each colour is one of them, the strongest is red."""
+    """Weights made of three known patterns: each is one colour, the one with the largest variance is red."""
     patterns = np.linalg.qr(RNG.standard_normal((784, 3)))[0].T
-    amounts = RNG.standard_normal((500, 3)) * [9, 5, 2]
-    picture = plots.principal_components(amounts @ patterns + 7)
-    assert picture.shape == (28, 28, 3) and picture.min() >= 0 and picture.max() == 1
-    for colour, pattern in enumerate(patterns):
-        values = picture[:, :, colour].ravel() - 0.5
+    amounts = RNG.standard_normal((200, 3)) * [9, 5, 2]
+    image = plots.principal_components(amounts @ patterns + 7)
+    assert image.shape == (28, 28, 3) and image.min() >= 0 and image.max() == 1
+    for channel, pattern in enumerate(patterns):
+        values = image[:, :, channel].ravel() - 0.5
         assert abs(values @ pattern) / np.linalg.norm(values) == pytest.approx(1, abs=0.02)
+        assert values.max() == np.abs(values).max() == 0.5
+
+
+def test_pca_shows_every_stage():
+    stages = {"initial": WEIGHTS.reshape(30, 784), "final": WEIGHTS[::-1, ::-1].reshape(30, 784)}
+    for ax, (name, weights) in zip(plots.pca(stages).axes, stages.items(), strict=True):
+        assert ax.get_title() == name and (ax.images[0].get_array() == plots.principal_components(weights)).all()
 
 
 @pytest.mark.parametrize("units", [1, 2, 10])
-def test_few_units_are_no_trouble(units):
+def test_few_units(units):
     assert isinstance(plots.pca({"initial": RNG.standard_normal((units, 784))}), Figure)
-    assert isinstance(plots.tiles(np.zeros((units, 28, 28))), Figure)
-
-
-def test_confusion_shows_every_count():
-    counts = RNG.integers(0, 50, (10, 10))
-    ax = plots.confusion(counts).axes[0]
-    shown = {text.get_position(): int(text.get_text()) for text in ax.texts}
-    assert shown == {(j, i): count for (i, j), count in np.ndenumerate(counts) if count}
-    assert ax.get_xlabel() == "predicted digit" and ax.get_ylabel() == "real digit"
-    assert isinstance(plots.confusion(np.diag(np.arange(10))), Figure), "no mistake at all"
+    assert isinstance(plots.weight_grid(np.zeros((units, 28, 28))), Figure)
 
 
 def test_histograms_count_everything():
-    figure = plots.histograms({"0.W": RNG.standard_normal((40, 50)), "0.b": np.zeros(40), "2.W": np.ones((3, 3))})
-    heights = [sum(bar.get_height() for bar in ax.patches) for ax in figure.axes if ax.patches]
-    assert heights == [2000, 40, 9]
+    parameters = {"0.W": RNG.standard_normal((40, 50)), "0.b": np.zeros(40), "2.W": np.ones((3, 3)), "2.b": np.ones(3)}
+    axes = plots.histograms(parameters | {"4.b": np.ones(2)}).axes
+    heights = [sum(bar.get_height() for bar in ax.patches) for ax in axes if ax.patches]
+    assert heights == [2000, 40, 9, 3, 2] and [ax.get_yscale() for ax in axes[:2]] == ["log", "linear"]
+    assert axes[0].get_title().startswith("0.W  (40 x 50)\nmean ") and "mean 1, std 0" in axes[2].get_title()
+    assert [ax.get_visible() for ax in axes] == [True] * 5 + [False] * 3
 
 
-def test_gallery_and_files(tmp_path):
-    images = RNG.integers(0, 256, (9, 28, 28), dtype=np.uint8)
-    figure = plots.gallery(images, [f"#{i}" for i in range(9)])
-    shown = [ax.images[0] for ax in figure.axes if ax.images]
-    assert len(shown) == 9 and all(image.get_interpolation() == "nearest" for image in shown)
-    plots.save(figure, tmp_path / "g.png")
-    plots.save(plots.gallery(images[:0], []), tmp_path / "none.png")
-    with Image.open(tmp_path / "g.png") as picture:
-        assert picture.width > 500
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.png", "none.png"]
-
-
-PLACES = {"hidden": (["64", "128"], [0, 0, 1, 1]), "lr": (["0.01", "0.1"], [0, 1, 0, 1])}
-
-
-def test_pairs_show_the_best_of_each_pair():
-    ax = plots.pairs(PLACES, [0.9, 0.98, np.nan, 1.0], [4, 1, 4, 4]).axes[0]
-    assert ax.get_xlabel() == "lr" and ax.get_ylabel() == "hidden"
-    errors = ax.images[0].get_array()
-    assert np.allclose(errors[0], [10, 2]) and errors.mask[1, 0] and errors[1, 1] == 0.01, "0 has no logarithm"
-    assert [text.get_text() for text in ax.texts] == ["90.00", "98.00\nepoch 1", "99.99"]
-    three = {**PLACES, "weight-decay": (["0"], [0, 0, 0, 0])}
-    assert len(plots.pairs(three, [0.9, 0.98, 0.97, 0.96], [4] * 4).axes) == 3 + 1
-    assert len(plots.pairs({"lr": PLACES["lr"]}, [0.9, 0.98, 0.97, 0.96], [4] * 4).axes) == 1 + 1
-
-
-def test_values_mark_the_best():
-    hidden, lr = plots.values(PLACES, [0.9, 0.98, np.nan, 0.95], [4, 1, 4, 4]).axes
-    assert np.allclose(hidden.lines[1].get_ydata(), [2, 5]) and np.allclose(lr.lines[1].get_ydata(), [10, 2])
-    assert [text.get_text() for text in hidden.texts] == ["98.00\nepoch 1", "95.00"]
-    assert hidden.yaxis_inverted() and hidden.get_yscale() == "log", "the best is at the top"
-
-
-def test_rungs_and_times_show_every_trial():
-    (ax,) = plots.rungs([[0.9], [0.8, 0.95], [0.7, 0.96]], [1, 2]).axes
-    assert [len(line.get_xdata()) for line in ax.lines[:3]] == [1, 2, 2]
-    assert ax.lines[2].get_label() == "the best trial" and [t.get_text() for t in ax.texts] == ["3", "2"]
-    (ax,) = plots.times([1, 2, 3], [0.9, 0.95, 0.96], [1, 4, 4], ["128", "64", "128"]).axes
-    assert [list(line.get_xdata()) for line in ax.lines] == [[], [2], [1], [3]], "early and late, 64 and 128"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["64", "128"]
-    assert "stopped early" in ax.get_xlabel()
-    (ax,) = plots.times([1, 2], [0.9, 0.95], [4, 4], ["128", "64"]).axes
-    assert "stopped early" not in ax.get_xlabel()
-
-
-def test_histograms_of_numbers_next_to_each_other():
-    """As batch norm's gamma has after hardly any training: float32 has no room for 20 bins between them."""
+def test_histograms_of_values_next_to_each_other():
+    """As batch norm's gamma after hardly any training: float32 has no room for 20 bins between them."""
     values = np.nextafter(np.ones(20, np.float32), np.float32(2) * np.arange(20, dtype=np.float32))
     assert sum(bar.get_height() for bar in plots.histograms({"1.gamma": values}).axes[0].patches) == 20
+
+
+def test_confusion_shows_every_count():
+    (matrix,) = FIGURES[plots.confusion]
+    ax = plots.confusion(matrix).axes[0]
+    shown = {text.get_position(): int(text.get_text()) for text in ax.texts}
+    assert shown == {(j, i): count for (i, j), count in np.ndenumerate(matrix) if count}
+    assert ax.get_xlabel() == "predicted label" and ax.get_ylabel() == "true label"
+    assert isinstance(plots.confusion(np.diag(np.arange(10))), Figure), "no error at all"
+
+
+def test_gallery_shows_every_image_with_its_caption():
+    axes = plots.gallery(*FIGURES[plots.gallery]).axes
+    for i, ax in enumerate(axes[:9]):
+        assert (ax.images[0].get_array() == IMAGES[i]).all() and ax.get_title() == f"#{i}"
+        assert ax.images[0].get_interpolation() == "nearest"
+    assert len(axes) == 16 and not any(ax.get_visible() for ax in axes[9:])
+
+
+def test_predictions_show_photo_input_and_probabilities():
+    results = [(name, PHOTO, IMAGES[i], np.roll(PROBABILITIES, i)) for i, name in enumerate(["a" * 30, "b", "c"])]
+    axes = plots.predictions(results).axes
+    for i, (_, _, image, probabilities) in enumerate(results):
+        photo_axes, input_axes, bar_axes = axes[3 * i : 3 * i + 3]
+        assert (photo_axes.images[0].get_array() == PHOTO).all() and (input_axes.images[0].get_array() == image).all()
+        assert [bar.get_height() for bar in bar_axes.patches] == list(probabilities)
+        colors = [bar.get_facecolor() for bar in bar_axes.patches]
+        assert colors.count(colors[i - 1]) == 1, "the most likely digit stands out"
+        assert bar_axes.get_title() == f"{(i - 1) % 10} (20.0%)" and bar_axes.get_ylim() == (0, 1)
+    assert [ax.get_title() for ax in axes[0:9:3]] == ["..." + "a" * 21, "b", "c"]
+    assert [ax.get_visible() for ax in axes] == [True] * 9 + [False] * 3

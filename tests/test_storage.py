@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import stat
 import zipfile
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 
 import storage
-from architecture import mlp
 from network import Network
+from nn.architecture import mlp
 from storage import StorageError
 
 
@@ -125,7 +126,7 @@ def test_members_that_could_unfold_without_end_are_not_opened(tmp_path):
 
 def test_sizes_are_limited(tmp_path, monkeypatch):
     archive(tmp_path / "x.npz", SOUND)
-    monkeypatch.setattr(storage, "LARGEST", 10)
+    monkeypatch.setattr(storage, "MAX_BYTES", 10)
     assert "too large" in read_error(tmp_path / "x.npz")
     with pytest.raises(StorageError, match="larger than"):
         storage.write(tmp_path / "y.npz", {}, {"a": EYE})
@@ -181,11 +182,11 @@ def test_missing(tmp_path):
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), storage.replace(path) as file:
+    with pytest.raises(RuntimeError), storage.atomic_write(path) as file:
         file.write(b"half of the n")
         raise RuntimeError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with storage.replace(path) as file:
+    with storage.atomic_write(path) as file:
         file.write(b"new")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
@@ -195,7 +196,7 @@ def test_a_link_stays_one_and_files_have_the_usual_mode(tmp_path):
     path, link = tmp_path / "there" / "real.txt", tmp_path / "link.txt"
     path.write_text("old")
     link.symlink_to(path)
-    with storage.replace(link) as file:
+    with storage.atomic_write(link) as file:
         file.write(b"new")
     assert link.is_symlink() and path.read_text() == "new"
     (tmp_path / "plain").touch()
@@ -208,34 +209,69 @@ def full(*_):
 
 def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="is no file") as caught, storage.replace(tmp_path / "folder"):
+    with pytest.raises(OSError, match="is not a regular file") as caught, storage.atomic_write(tmp_path / "folder"):
         pass
     assert caught.value.filename == str(tmp_path / "folder")
-    with pytest.raises(OSError, match="too long") as caught, storage.replace(tmp_path / ("n" * 250)):
+    with pytest.raises(OSError, match="too long") as caught, storage.atomic_write(tmp_path / ("n" * 250)):
         pass
     assert caught.value.filename == str(tmp_path / ("n" * 250))
-    with pytest.raises(OSError, match="No space") as caught, storage.replace(tmp_path / "a.txt"):
+    with pytest.raises(OSError, match="No space") as caught, storage.atomic_write(tmp_path / "a.txt"):
         full()
     assert caught.value.filename == str(tmp_path / "a.txt")
     monkeypatch.setattr(os, "replace", lambda source, _: Path(source).rmdir())
-    with pytest.raises(OSError, match="Not a directory") as caught, storage.replace(tmp_path / "a.txt"):
+    with pytest.raises(OSError, match="Not a directory") as caught, storage.atomic_write(tmp_path / "a.txt"):
         pass
     assert caught.value.filename == str(tmp_path / "a.txt")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
-def test_only_files_of_ours_are_claimed(model, tmp_path):
-    """Before hours of work: may the file be written, and is what is there already nothing else of the user's?"""
+def test_only_own_files_may_be_overwritten(model, tmp_path):
+    """Checked before hours of work: the file can be written, and it is not another file of the user."""
     content = model.read_bytes()
     left = tmp_path / f".{model.name}.abc.part"
     left.touch()
-    storage.claim(model)
-    storage.claim(tmp_path / "new" / "model.npz")
+    storage.check_writable(model)
+    storage.check_writable(tmp_path / "new" / "model.npz")
     assert model.read_bytes() == content and not left.exists() and not list((tmp_path / "new").iterdir())
     np.savez(tmp_path / "digits.npz", x_train=np.zeros(3))
     (tmp_path / "text.npz").write_text("mine")
     for name in "digits.npz", "text.npz":
-        with pytest.raises(StorageError, match=f"{name} is there, and no model of ours"):
-            storage.claim(tmp_path / name)
-    with pytest.raises(OSError, match="is no file"):
-        storage.claim(tmp_path / "new")
+        with pytest.raises(StorageError, match=f"{name} exists and is not a model of this program"):
+            storage.check_writable(tmp_path / name)
+    with pytest.raises(OSError, match="is not a regular file"):
+        storage.check_writable(tmp_path / "new")
+
+
+def test_temporary_files_are_removed_by_name_or_all(tmp_path):
+    def leave():
+        for name in ".a[1].npz.x.part", ".b.npz.y.part", "mine.part", ".a[1].npz":
+            (tmp_path / name).touch()
+
+    leave()
+    storage.remove_temporary_files(tmp_path, "a[1].npz")
+    assert {path.name for path in tmp_path.iterdir()} == {".b.npz.y.part", "mine.part", ".a[1].npz"}
+    leave()
+    storage.remove_temporary_files(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.part", ".a[1].npz"}
+    storage.remove_temporary_files(tmp_path / "missing")
+
+
+def test_file_and_folder_are_flushed_to_disk(tmp_path, monkeypatch):
+    """The file before it gets its name, the folder after that; a power cut then loses neither."""
+    synced, fsync = [], os.fsync
+
+    def record(descriptor):
+        info = os.fstat(descriptor)
+        synced.append(("folder" if stat.S_ISDIR(info.st_mode) else "file", (tmp_path / "a.txt").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with storage.atomic_write(tmp_path / "a.txt") as file:
+        file.write(b"new")
+    assert synced == [("file", False), ("folder", True)]
+
+
+def test_csv(tmp_path):
+    rows = [{"a": 1, "b": "x,y", "c": 0}, {"a": 2.5}]
+    storage.write_csv(tmp_path / "t.csv", ["a", "b"], rows)
+    assert (tmp_path / "t.csv").read_bytes() == b'a,b\n1,"x,y"\n2.5,\n'

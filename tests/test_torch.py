@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from architecture import mlp, parse
 from network import Network
+from nn.architecture import mlp, parse
 
 torch = pytest.importorskip("torch")
 

@@ -1,22 +1,22 @@
-"""How fast is training? One epoch of 60,000 images through `Network.fit`, beside its peers, in one run.
+"""The speed of training: one epoch of 60,000 images through `Network.fit`, beside its peers, in one run.
 
     pip install -r tests/bench/requirements.txt && python tests/bench/training_speed.py
 
 Every column does the same work: 784-hidden-10, ReLU, cross-entropy, momentum 0.9, L2 1e-4, float32, the images shuffled
-anew, the mean loss of the epoch known at its end.
+each epoch, the mean loss of the epoch known at its end.
 
-    ours      Network.fit: shuffling, gathering, standardising bytes, loss, running accuracy, record; all of it
+    ours      Network.fit: shuffling, gathering, standardizing bytes, loss, running accuracy, record
     products  only the five matrix products of those shapes and layouts, on one batch that never changes
-    torch     PyTorch eager: nn.Linear, optim.SGD, the images standardised beforehand
-    jax       JAX: one jitted step a batch, the parameters donated, the images standardised beforehand
+    torch     PyTorch eager: nn.Linear, optim.SGD, the images standardized beforehand
+    jax       JAX: one jitted step a batch, the parameters donated, the images standardized beforehand
     jax-host  JAX: as in its own MNIST example, each batch gathered by NumPy and handed to a jitted step
-    jax-scan  JAX: one jitted scan an epoch (the last partial batch dropped); the fastest that we know how to write
-    sklearn   scikit-learn: MLPClassifier, the images standardised beforehand
+    jax-scan  JAX: one jitted scan an epoch (the last partial batch dropped); the fastest that we know
+    sklearn   scikit-learn: MLPClassifier, the images standardized beforehand
 
-Then the same for networks on pictures, ours beside PyTorch, and what distorting the images adds to an epoch.
+Then the same for convolutional networks, ours beside PyTorch, and the cost of augmentation.
 
-The columns take turns within each round, so a machine that is slower for a while is so for all. Prints seconds (best of
-the rounds) and, for the peers, how many times as long as ours (best by best, and median by median).
+The columns take turns within each round, so a machine that is slower for a while is slower for all. Prints seconds
+(best of the rounds) and, for the peers, how many times as long as ours (best by best, and median by median).
 """
 
 import argparse
@@ -35,14 +35,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from readme import machine, put
+from tables import machine, write_table
 
-from architecture import mlp, parse
+from app.config import Config
 from network import Network
-from recipe import Recipe
+from nn.architecture import mlp, parse
 
 SHAPES = [(128, 128), (512, 32), (512, 128), (512, 512), (1024, 128), (1000, 40)]
-PICTURES = {  # layers by name; batches of 64
+CNNS = {  # layers by name; batches of 64
     name: f"conv 16 {kernel}, pool 2, relu, conv 32 {kernel}, pool 2, relu, dense 128, relu"
     for name, kernel in {"1-16-32, 5x5": "5", "1-16-32, 3x3, dilation 2": "3 dilation 2"}.items()
 }
@@ -51,9 +51,8 @@ RNG = np.random.default_rng(0)
 
 
 def ours(images, x, labels, hidden: int | str, batch: int, **more) -> Callable[[], float]:
-    """An epoch of the public class, seen from outside. hidden: units, or layers in words."""
-    row = parse(hidden) if isinstance(hidden, str) else mlp([hidden])
-    network = Network(row)
+    """An epoch of the public class. hidden: units, or a layer specification."""
+    network = Network(parse(hidden) if isinstance(hidden, str) else mlp([hidden]))
     settings = {"batch_size": batch, "lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY, "schedule": "constant"}
     epochs = network.fit(images, labels, epochs=10**6, **settings, **more)
     return lambda: next(epochs)["train_loss"]
@@ -223,7 +222,7 @@ def dense(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
     ratios, table = {name: [] for name in CONTESTANTS}, [["hidden, batch", *CONTESTANTS]]
     for hidden, batch in SHAPES:
         seconds = measure(CONTESTANTS, hidden, batch, arguments.rounds, data)
-        best = note(f"784-{hidden}-10, batch {batch}", [hidden, batch], seconds, rows, ratios)
+        best = report(f"784-{hidden}-10, batch {batch}", [hidden, batch], seconds, rows, ratios)
         cells = [f"{ratios[name][-1][0]:.2f}" if name in seconds else "" for name in CONTESTANTS if name != "ours"]
         table.append([f"{hidden}, {batch}", f"{best['ours']:.2f} s", *cells])
     line, cells = "geometric mean".ljust(24), []
@@ -234,37 +233,37 @@ def dense(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
             cells.append(f"**{means[0]:.2f}**")
     print(line)
     table.append(["geometric mean", "", *cells])
-    if all(ratios.values()) and arguments.readme:
+    if all(ratios.values()) and arguments.write:
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "jax", "scikit-learn"))
-        put("speed", table, f"Best of {arguments.rounds} rounds, momentum 0.9 and L2; {machine()}, {versions}.")
+        write_table("speed", table, f"Best of {arguments.rounds} rounds, momentum 0.9 and L2; {machine()}, {versions}.")
 
 
-def pictures(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
-    """Networks on pictures, beside PyTorch; and what distorting the images costs."""
+def cnn(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
+    """Convolutional networks, beside PyTorch; and the cost of augmentation."""
     table = [["layers, batches of 64", "ours", "torch"]]
-    for name, layers in PICTURES.items():
+    for name, layers in CNNS.items():
         seconds, ratios = measure({"ours": ours, "torch": torch}, layers, 64, arguments.rounds, data), {"torch": []}
-        best = note(name, [name, 64], seconds, rows, ratios)
+        best = report(name, [name, 64], seconds, rows, ratios)
         table.append([name, f"{best['ours']:.2f} s", *(f"{pair[0]:.2f}" for pair in ratios["torch"])])
-    strong = Recipe(augment=True).distortion()
-    contestants = {"ours": ours, "distorted": partial(ours, augment=strong),
-                   "one thread": one_thread(ours), "one thread, distorted": one_thread(partial(ours, augment=strong)),
-                   "distortion alone": lambda *_: lambda: strong(data[0], RNG)}  # fmt: skip
+    strong = Config(augment=True).distortion()
+    contestants = {"ours": ours, "augmented": partial(ours, augment=strong),
+                   "one thread": one_thread(ours), "one thread, augmented": one_thread(partial(ours, augment=strong)),
+                   "augmentation alone": lambda *_: lambda: strong(data[0], RNG)}  # fmt: skip
     seconds = measure(contestants, 1024, 128, arguments.rounds, data)
-    best = note("784-1024-10, batch 128", [1024, 128], seconds, rows, {})
+    best = report("784-1024-10, batch 128", [1024, 128], seconds, rows, {})
     if "one thread" not in best:
         return
     one, both = (f"{round(100 * (best[b] / best[a] - 1))} % longer than {best[a]:.2f} s" for a, b in (
-        ("one thread", "one thread, distorted"), ("ours", "distorted")))  # fmt: skip
-    text = f"Distorting 60,000 images takes {best['distortion alone']:.2f} s on one core. Beside the training of "
+        ("one thread", "one thread, augmented"), ("ours", "augmented")))  # fmt: skip
+    text = f"Augmenting 60,000 images takes {best['augmentation alone']:.2f} s on one core. Beside the training of "
     text += f"784-1024-10 in batches of 128, an epoch takes {one} if BLAS has one thread, {both} if it has all cores."
     print(text)
-    if arguments.readme:
-        put("speed of pictures", table, f"{text} Best of {arguments.rounds} rounds; {machine()}.")
+    if arguments.write:
+        write_table("speed of cnn", table, f"{text} Best of {arguments.rounds} rounds; {machine()}.")
 
 
-def note(title: str, shape: list, seconds: dict, rows: list, ratios: dict) -> dict[str, float]:
-    """Print a line, and add to `rows` and `ratios`. Returns the best times."""
+def report(title: str, shape: list, seconds: dict, rows: list, ratios: dict) -> dict[str, float]:
+    """Print one row, and add to `rows` and `ratios`. Returns the best times."""
     best, median = ({name: f(times) for name, times in seconds.items()} for f in (min, statistics.median))
     line = title.ljust(24)
     for name in seconds:
@@ -276,7 +275,7 @@ def note(title: str, shape: list, seconds: dict, rows: list, ratios: dict) -> di
     return best
 
 
-PARTS = {"dense": dense, "pictures": pictures}
+PARTS = {"dense": dense, "cnn": cnn}
 
 
 def main() -> None:
@@ -285,7 +284,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' or '.join(PARTS)} (all)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
-    parser.add_argument("--readme", action="store_true", help="put the tables into the README")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/speed.md")
     arguments = parser.parse_args()
     if not PARTS.keys() >= {*arguments.parts}:
         parser.error(f"the parts are {', '.join(PARTS)}")

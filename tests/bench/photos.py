@@ -1,11 +1,10 @@
-"""How well do the models read people's pictures? MNIST's digits, drawn anew as such pictures, all the way from a file.
+"""How well do the models read photos? MNIST's digits, rendered as 16 kinds of photos, and read from files.
 
-    python tests/bench/pictures.py [--count N] [--part train] [--readme] [MODEL...]
+    python tests/bench/photos.py [--count N] [--split train] [--write] [MODEL...]
 
-Prints a table of accuracies, one row for each kind of picture, and what a threshold on the probability tells: the
-share of answers below it, and how many of the answers on either side are right. With --part train it takes the digits
-kept aside for validation (the last 10,000), which is what the threshold in predict.py was chosen on, with models that
-have not seen them.
+Prints the accuracy for each kind of photo. Then, for several thresholds on the probability: the fraction of answers
+below it, and the accuracy of the answers below and above it. With --split train it uses the validation images (the last
+10,000). The threshold in predict.py was chosen on these, with models that were not trained on them.
 """
 
 import argparse
@@ -22,9 +21,10 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
-from readme import put  # noqa: E402
+from tables import write_table  # noqa: E402
 
-from data import mnist, picture  # noqa: E402
+from data import mnist  # noqa: E402
+from data import photo as pipeline  # noqa: E402
 from network import Network  # noqa: E402
 
 Draw = Callable[[np.ndarray, np.random.Generator], Image.Image]
@@ -32,7 +32,7 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 def large(digit: np.ndarray, size: int = 280, shift: tuple[float, float] = (0, 0), angle: float = 0) -> Image.Image:
-    """White ink on black, the digit's 28 x 28 over two thirds of the picture's side."""
+    """White ink on black, the 28 x 28 image over two thirds of the photo's side."""
     side = 2 * size // 3
     image = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
     if angle:
@@ -104,8 +104,8 @@ KINDS: dict[str, Draw] = {
 }
 
 
-def looked_at(kind: str, digit: np.ndarray, seed: int) -> np.ndarray:
-    """What the pipeline makes of one digit drawn as that kind of picture; all black if it finds none."""
+def prepared(kind: str, digit: np.ndarray, seed: int) -> np.ndarray:
+    """What `photo.prepare` makes of one digit rendered as this kind of photo; all black if it finds no digit."""
     image, options = KINDS[kind](digit, np.random.default_rng([seed, *kind.encode()])), {}
     if "EXIF" in kind:
         options["exif"] = Image.Exif()
@@ -117,32 +117,32 @@ def looked_at(kind: str, digit: np.ndarray, seed: int) -> np.ndarray:
         image.save(file, "BMP" if image.width > 1000 else "PNG", compress_level=1)  # PNG takes long at that size
     try:
         with Image.open(file) as opened:
-            return picture.prepare(picture.greys(opened))
-    except picture.PictureError:
+            return pipeline.prepare(pipeline.to_gray(opened))
+    except pipeline.PhotoError:
         return np.zeros((28, 28), np.uint8)
 
 
 def work(task: tuple[str, np.ndarray, int]) -> np.ndarray:
     """A few hundred digits."""
     kind, digits, first = task
-    return np.stack([looked_at(kind, digit, first + i) for i, digit in enumerate(digits)])
+    return np.stack([prepared(kind, digit, first + i) for i, digit in enumerate(digits)])
 
 
 def main() -> None:
     """Draw, look, and print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("models", type=Path, nargs="*", default=[ROOT / "models" / f"{n}.npz" for n in ("best", "cnn")])
-    parser.add_argument("--readme", action="store_true", help="put the table into the README")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/photos.md")
     parser.add_argument("--count", type=int, default=10_000, help="digits of each kind, out of all evenly")
-    parser.add_argument("--part", choices=["train", "test"], default="test")
+    parser.add_argument("--split", choices=["train", "test"], default="test")
     arguments = parser.parse_args()
     networks = [Network.load(path) for path in arguments.models]
-    images, labels = mnist.load(arguments.part)
+    images, labels = mnist.load(arguments.split)
     chosen = np.linspace(0, 9_999, arguments.count).astype(int) - 10_000
     images, labels = images[chosen], labels[chosen]
     print(f"{'':26}" + "".join(f"{path.stem:>12}" for path in arguments.models))
     sure, right = ([[] for _ in networks] for _ in range(2))
-    table = [["kind of picture", *(f"`{path.stem}`" for path in arguments.models)]]
+    table = [["kind of photo", *(f"`{path.stem}`" for path in arguments.models)]]
     with ProcessPoolExecutor() as workers:
         for kind in KINDS:
             tasks = [(kind, images[i : i + 250], i) for i in range(0, len(images), 250)]
@@ -153,8 +153,8 @@ def main() -> None:
                 right[i].append((probabilities.argmax(axis=1) == labels) & seen.any(axis=(1, 2)))
             print(f"{kind:26}" + "".join(f"{100 * r[-1].mean():11.2f}%" for r in right), flush=True)
             table.append([kind, *(f"{100 * r[-1].mean():.2f} %" for r in right)])
-    if arguments.readme:
-        put("pictures", table, f"Accuracy on {len(images):,} digits of each kind.")
+    if arguments.write:
+        write_table("photos", table, f"Accuracy on {len(images):,} digits of each kind.")
     for path, s, r in zip(arguments.models, map(np.concatenate, sure), map(np.concatenate, right), strict=True):
         print(f"\n{path.stem}: threshold  below it  of those right  of the others right")
         for threshold in THRESHOLDS:

@@ -1,4 +1,4 @@
-"""Stacks of layers: from the words of a recipe, from the description in a model file, and whether they fit together.
+"""Stacks of layers, built from a layer specification such as this one, and the check that the layers fit together.
 
 conv 16 5, pool 2, relu, conv 32 3 dilation 2, batchnorm, relu, dense 128, relu
 """
@@ -6,21 +6,23 @@ conv 16 5, pool 2, relu, conv 32 3 dilation 2, batchnorm, relu, dense 128, relu
 from collections.abc import Iterable
 from inspect import signature
 
-from convolution import Conv2D, Flatten, MaxPool2D
-from layers import ACTIVATIONS, BatchNorm, Dense, Layer
+from nn.convolution import Conv2D, Flatten, MaxPool2D
+from nn.layers import ACTIVATIONS, BatchNorm, Dense, Layer
 
-WORDS = {  # what a recipe calls them, and what the numbers behind that are
+LAYER_SYNTAX = {  # word in a specification: the class, and the names of its required numbers
     "dense": (Dense, "units"),
     "conv": (Conv2D, "filters", "size"),
     "pool": (MaxPool2D, "size"),
     "batchnorm": (BatchNorm,),
     **{name: (layer,) for name, layer in ACTIVATIONS.items()},
 }
-LAYERS = {layer.__name__: layer for layer in (Flatten, *(layer for layer, *_ in WORDS.values()))}  # in model files
+LAYERS = {
+    kind.__name__: kind for kind in (Flatten, *(kind for kind, *_ in LAYER_SYNTAX.values()))
+}  # names in model files
 
 
 def mlp(hidden: Iterable[int], activation: str = "relu", init: str = "he", classes: int = 10) -> list[Layer]:
-    """The layers of a multi-layer perceptron; no hidden size at all makes it softmax regression."""
+    """The layers of a multi-layer perceptron; without hidden layers it is softmax regression."""
     stack: list[Layer] = []
     for units in hidden:
         stack += [Dense(units, init), ACTIVATIONS[activation]()]
@@ -28,21 +30,21 @@ def mlp(hidden: Iterable[int], activation: str = "relu", init: str = "he", class
 
 
 def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
-    """The layers that a text names, with a dense one for the classes behind them. ValueError names what is wrong.
+    """The layers of a specification, plus a dense layer for the classes. ValueError names what is wrong.
 
-    Each is a word, its numbers, and more settings by name: conv 16 5 stride 2. Where pictures meet a dense layer, they
-    are flattened.
+    Each layer is a word, its numbers, and optional arguments by name: conv 16 5 stride 2. A `Flatten` is inserted
+    where images meet a dense layer.
     """
     stack: list[Layer] = []
     for part in [*text.split(","), f"dense {classes}"]:
         word, *values = part.split() or [""]
-        if word not in WORDS:
-            raise ValueError(f"no layer is called {word!r}; there are {', '.join(WORDS)}")
-        kind, *names = WORDS[word]
+        if word not in LAYER_SYNTAX:
+            raise ValueError(f"no layer is called {word!r}; there are {', '.join(LAYER_SYNTAX)}")
+        kind, *names = LAYER_SYNTAX[word]
         first, more = values[: len(names)], values[len(names) :]
         keys = [*names, *more[::2]]
         if len(first) < len(names) or len(more) % 2 or len({*keys, "init"}) <= len(keys):
-            raise ValueError(f"{part.strip()!r}: say {' '.join([word, *names])}, then more settings as NAME VALUE")
+            raise ValueError(f"{part.strip()!r}: write {' '.join([word, *names])}, then options as NAME VALUE")
         if kind is Dense and input_shape(stack) != (784,) and not any(isinstance(layer, Flatten) for layer in stack):
             stack.append(Flatten())
         try:
@@ -54,7 +56,7 @@ def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
 
 
 def number(text: str) -> int | float:
-    """A whole number if it is one."""
+    """An int if possible, else a float."""
     try:
         return int(text)
     except ValueError:
@@ -62,12 +64,12 @@ def number(text: str) -> int | float:
 
 
 def input_shape(layers: list[Layer]) -> tuple[int, ...]:
-    """How the first layer wants an image: as a picture if any layer works on pictures, else as a vector."""
-    return (28, 1, 28) if any(layer.pictures for layer in layers) else (784,)
+    """Input shape of the first layer: an image if any layer takes images, else a vector."""
+    return (28, 1, 28) if any(layer.takes_images for layer in layers) else (784,)
 
 
 def connect(layers: list[Layer], shape: tuple[int, ...]) -> int:
-    """Tell each layer the shape of its input, and return the number of classes. ValueError if they do not fit."""
+    """Connect each layer to the output shape of the one before; returns the number of classes. ValueError."""
     for i, layer in enumerate(layers):
         try:
             shape = layer.connect(shape)

@@ -1,0 +1,113 @@
+"""What all commands share: errors in one line with an exit code, messages on stderr, tables, progress bars.
+
+Exit codes: 0 success, 1 the work failed (data, model, divergence), 2 wrong usage, 130 stopped with Ctrl-C.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from tqdm import tqdm
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and that accepts no abbreviations."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def add_data_dir(self) -> None:
+        """Add the flag --data-dir."""
+        self.add_argument("--data-dir", type=Path, help="folder with MNIST's files ($MNIST_DIR, else data/raw)")
+
+
+def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
+    """Make `main` always return an exit code, with one line on stderr for errors that the user can fix.
+
+    These are exceptions with an attribute `exit_code`, Ctrl-C, missing memory, and errors of the system. Any other
+    exception is a bug and gives a traceback.
+    """
+
+    @functools.wraps(main)
+    def guarded(argv: list[str] | None = None) -> int:
+        sys.stdout, sys.stderr = sys.stdout or _null_stream(), sys.stderr or _null_stream()  # None if closed
+        try:
+            with contextlib.suppress(AttributeError):  # print a name that the terminal cannot show with escapes
+                sys.stdout.reconfigure(errors="backslashreplace")
+            try:
+                return main(argv) or 0
+            finally:
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            return fail("stopped", 130)
+        except MemoryError:
+            return fail("not enough memory: use a smaller network or smaller batches", 1)
+        except BrokenPipeError:  # the reader of our output has gone, as in `train.py | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except OSError as error:
+            return fail(f"{error.filename or 'cannot write'}: {error.strerror or error}", 1)
+        except Exception as error:
+            if not hasattr(error, "exit_code"):
+                raise
+            return fail(str(error), error.exit_code)
+
+    return guarded
+
+
+def _null_stream() -> TextIO:
+    """A stream that discards what is written."""
+    return Path(os.devnull).open("w")
+
+
+def fail(message: str, exit_code: int) -> int:
+    """Print an error in one line on stderr; returns the exit code."""
+    program = Path(sys.argv[0])
+    warn(f"{program.parent.name if program.stem == '__main__' else program.name}: {message}")
+    return exit_code
+
+
+def warn(message: str) -> None:
+    """Print one line on stderr, above any progress bar."""
+    tqdm.write(printable(message), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """The text in one line: characters that cannot be printed, such as line breaks, become escape sequences."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def progress(items: Iterable, text: str = "training") -> Iterable:
+    """Iterate with a progress bar on a terminal, without one in a pipe."""
+    return tqdm(items, desc=text, leave=False, disable=None)
+
+
+def progress_bar(total: int, text: str) -> tqdm:
+    """A progress bar that is moved with `update`, for work that is not a loop."""
+    return tqdm(total=total, desc=text, leave=False, disable=None)
+
+
+def print_row(row: str) -> None:
+    """Print one line on stdout at once, above any progress bar."""
+    tqdm.write(row)
+    sys.stdout.flush()
+
+
+def format_row(cells: Sequence[Any], widths: Sequence[int]) -> str:
+    """A row of a table: each cell right-aligned to its width, two spaces between them."""
+    return "  ".join(f"{cell!s:>{width}}" for cell, width in zip(cells, widths, strict=True))
+
+
+def format_mean_std(scores: Sequence[float]) -> str:
+    """Mean and sample standard deviation, 0.9850 +- 0.0004; a single score alone, 0.9850."""
+    std = f" +- {statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
+    return f"{statistics.mean(scores):.4f}{std}"

@@ -1,0 +1,44 @@
+"""Model files as the commands use them: where they go, loading a digit classifier, keeping a shipped model."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from app import cli
+from network import Network
+from storage import StorageError
+
+SHIPPED = [Path(__file__).parent.parent / "models" / f"{name}.npz" for name in ("best", "cnn")]
+
+
+def model_path(out: str, name: str, dataset: str) -> Path:
+    """The path of a model: `out`, or models/NAME.npz, with the dataset in its name if that is not MNIST."""
+    path = Path(out or f"models/{name}" + ("" if dataset == "mnist" else f"-{dataset}"))
+    return path.with_name(path.name.removesuffix(".npz") + ".npz")
+
+
+def load_digit_classifier(path: Path) -> Network:
+    """The network in a model file, if it is a digit classifier. StorageError."""
+    network = Network.load(path)
+    if network.classes != 10 or math.prod(network.input_shape) != 784:
+        raise StorageError(f"{path} is a model, but not one that classifies images of 28 x 28 pixels as ten digits")
+    return network
+
+
+def shipped_backup(path: Path) -> Path | None:
+    """The new name of a shipped model that is about to be overwritten for the first time; else None."""
+    backup = path.with_stem(f"{path.stem}-before")
+    return backup if path.resolve() in SHIPPED and path.exists() and not backup.exists() else None
+
+
+def keep_shipped(path: Path) -> None:
+    """Rename a shipped model that is about to be overwritten for the first time, and say so."""
+    if backup := shipped_backup(path):
+        path.rename(backup)
+        cli.warn(f"the shipped model {path} is now {backup}")
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """(10, 10): how often digit i (row) was predicted as digit j (column)."""
+    return np.bincount(10 * labels + predicted, minlength=100).reshape(10, 10)

@@ -1,0 +1,185 @@
+"""One training run and its files: the table, the checkpoint, the model, the history, the figures.
+
+Used by train.py for every seed, and by hp_search.py for the winner.
+"""
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import storage
+from app import cli
+from app.config import Config
+from app.models import keep_shipped
+from network import DivergenceError, Network
+from nn.convolution import Conv2D
+from nn.layers import Dense
+
+SHOWN_IMAGES = 6  # in the figures of feature maps and augmented images
+COLUMNS = {  # of the table: title and format of each key of a record
+    "epoch": ("epoch", "d"),
+    "train_loss": ("train loss", ".4f"),
+    "train_accuracy": ("train accuracy", ".4f"),
+    "validation_loss": ("validation loss", ".4f"),
+    "validation_accuracy": ("validation accuracy", ".4f"),
+    "lr": ("     lr", ".5f"),
+    "seconds": ("seconds", ".2f"),
+}
+
+
+@dataclass
+class Run:
+    """The state of a training run. With the network's arrays and velocity it is all that is needed to resume."""
+
+    metadata: dict
+    history: list[dict] = field(default_factory=list)
+    after_epoch_1: dict = field(default_factory=dict)  # the first layer's weights, for the figure
+    best: dict = field(default_factory=dict)  # all arrays after the best epoch
+
+    def record_epoch(self, record: dict, network: Network) -> None:
+        """Add a finished epoch; atomic with respect to Ctrl-C, which may come at any moment."""
+        current = network.snapshot()
+        history = [*self.history, record]
+        best = current if best_epoch(history) == record["epoch"] else self.best
+        after_epoch_1 = self.after_epoch_1 or {name: a for name, a in current.items() if name == "0.W"}
+        self.history, self.after_epoch_1, self.best = history, after_epoch_1, best
+
+    def save(self, path: Path, network: Network) -> None:
+        """Write run and network to a checkpoint."""
+        groups = {"now": network.arrays(), "first": self.after_epoch_1, "best": self.best}
+        arrays = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
+        description = {"about": self.metadata, "history": self.history}
+        storage.write(path, description, arrays | {"velocity": network.velocity})
+
+    def resume(self, path: Path, network: Network) -> None:
+        """Restore run and network from a checkpoint. StorageError if it belongs to another run."""
+        description, arrays = storage.read(path, "checkpoint")
+        if not same_run(self.metadata, description["about"]):
+            raise storage.StorageError(f"{path} belongs to a run with other settings: use those, or remove it")
+        groups = {group: {} for group in ("now", "first", "best")}
+        network.velocity = arrays.pop("velocity")
+        for name, a in arrays.items():
+            group, _, name = name.partition(".")
+            groups[group][name] = a
+        network.restore(groups["now"])
+        self.history, self.after_epoch_1, self.best = description["history"], groups["first"], groups["best"]
+
+
+def same_run(metadata: dict, saved: dict) -> bool:
+    """Whether a model or checkpoint belongs to this run. A setting that is newer than the file had its default."""
+    saved = saved | {"recipe": Config().settings() | saved.get("recipe", {})}
+    return metadata.items() <= saved.items()
+
+
+def best_epoch(history: list[dict]) -> int:
+    """The epoch with the highest validation accuracy, then the lowest loss; without validation, the last epoch."""
+    if "validation_accuracy" not in history[0]:
+        return history[-1]["epoch"]
+    return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))["epoch"]
+
+
+def train(
+    config: Config,
+    metadata: dict,
+    training: tuple,
+    validation: tuple | None,
+    path: Path,
+    resume: bool,
+    resume_hint: str = "the same command with --resume continues",
+) -> tuple[dict | None, int]:
+    """Train one model, from its first epoch or from the last checkpoint, and write the model file and the figures.
+
+    Returns the metadata of the model, None if there is no model, and the exit code. `resume_hint` tells the user how
+    to continue after Ctrl-C.
+    """
+    folder = path.with_suffix("")
+    checkpoint = folder / "checkpoint.npz"
+    storage.check_writable(path)
+    storage.remove_temporary_files(folder)
+    network = config.build_network()
+    run = Run(metadata | {"recipe": config.settings()})
+    if resume and checkpoint.exists():
+        run.resume(checkpoint, network)
+    elif resume and path.exists():
+        saved = Network.load(path).metadata
+        if saved.get("finished") and same_run(run.metadata, saved):
+            return saved, 0
+    images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
+    print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")
+    folder.mkdir(parents=True, exist_ok=True)  # if this is impossible, it should fail now and not after an epoch
+    columns = {key: COLUMNS[key] for key in COLUMNS if validation or "validation" not in key}
+    print("  ".join(title for title, _ in columns.values()))
+    for record in run.history:
+        print(format_record(record, columns))
+    fit_settings = config.fit_settings() | {"history": run.history, "progress": cli.progress}
+    exit_code = 0
+    try:
+        for record in network.fit(*training, validation, **fit_settings):
+            run.record_epoch(record, network)
+            run.save(checkpoint, network)
+            print(format_record(record, columns), flush=True)
+    except KeyboardInterrupt:
+        done = f"after epoch {len(run.history)}; {resume_hint}"
+        exit_code = cli.fail(f"stopped {done if run.history else 'before the first epoch ended'}", 130)
+    except DivergenceError as error:
+        exit_code = cli.fail(str(error), error.exit_code)
+    if run.history:
+        save_best(run, network, path, finished=not exit_code)
+        save_figures(network, config, run, folder, training[0][:SHOWN_IMAGES])
+    if exit_code != 130:
+        checkpoint.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty
+        folder.rmdir()
+    return network.metadata or None, exit_code
+
+
+def save_best(run: Run, network: Network, path: Path, finished: bool) -> None:
+    """Write the network of the best epoch, and the history."""
+    network.restore(run.best)
+    scores = run.history[best_epoch(run.history) - 1]
+    network.metadata = run.metadata | {key: scores[key] for key in scores if key != "seconds"} | {"finished": finished}
+    keep_shipped(path)
+    network.save(path)
+    storage.write_csv(path.with_suffix("") / "history.csv", run.history[0], run.history)
+
+
+def format_record(record: dict, columns: dict[str, tuple[str, str]]) -> str:
+    """A row of the table."""
+    cells = [f"{record[key]:{form}}" for key, (_, form) in columns.items()]
+    return cli.format_row(cells, [len(title) for title, _ in columns.values()])
+
+
+def save_figures(network: Network, config: Config, run: Run, folder: Path, images: np.ndarray) -> None:
+    """Draw the figures of a run."""
+    import plots  # late: matplotlib is slow to import
+
+    title = f"{folder.name} ({run.metadata['dataset']})"
+    best = best_epoch(run.history)
+    figures = {
+        "curves": plots.curves(run.history, best if "validation_loss" in run.history[0] else None, title),
+        "histograms": plots.histograms(network.parameters(), title),
+    }
+    first, weights = network.layers[0], network.parameters().get("0.W")
+    if isinstance(first, Dense):
+        figures["weights"] = plots.weight_grid(weights.reshape(-1, 28, 28), f"{title}: first-layer weights")
+        stages = {
+            "initial": config.build_network().parameters()["0.W"],
+            "after epoch 1": run.after_epoch_1["0.W"],
+            f"final (epoch {best})": weights,
+        }
+        head = f"{title}: three principal components of the first layer, as red, green, blue"
+        figures["pca"] = plots.pca(stages, head)
+    elif isinstance(first, Conv2D):
+        figures["weights"] = plots.weight_grid(weights[:, :, 0], f"{title}: first-layer filters")
+        maps = first.forward(network.standardize(images)).transpose(3, 1, 0, 2)
+        order = plots.by_norm(weights[:, :, 0], 12)
+        head = f"{title}: feature maps of the {len(order)} filters with the largest norm (red > 0 > blue)"
+        figures["features"] = plots.image_grid(images, maps[:, order], head)
+    if distortion := config.distortion():
+        augmented = [distortion(images, np.random.default_rng(i)) for i in range(12)]
+        head = f"{title}: images and augmented versions"
+        figures["augment"] = plots.image_grid(images, np.stack(augmented, axis=1), head)
+    for name, figure in figures.items():
+        plots.save(figure, folder / f"{name}.png")

@@ -1,0 +1,364 @@
+"""A photo of a digit -> a 28 x 28 image in MNIST's form, the input of the networks.
+
+    file -> gray -> ink: flatten the illumination -> mask: threshold -> main components -> 20 x 20 -> 28 x 28
+
+A photo is any picture file of a user: a camera's photo, a scan, a drawing. Every step is a pure function of arrays. The
+last two repeat how MNIST was made from scanned forms (LeCun et al. 1998): each digit is scaled to fit 20 x 20 pixels
+with its proportions kept, and moved so that its centre of mass is in the middle.
+"""
+
+import contextlib
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image, ImageOps
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 100_000_000  # a photo with more is refused: it may be a decompression bomb
+WORK_SIZE = 400  # pixels: a photo is scaled so that its longer side has this length
+ILLUMINATION_SIZE = 64  # the same for the illumination, which varies slowly
+MIN_CONTRAST = 0.08  # ink darkens the background by at least this fraction; less is the texture of the paper
+MIN_BACKGROUND = 64  # a background darker than this pixel value is treated as if it had this value
+MIN_COMPONENT_FRACTION = 0.03  # a component with a smaller fraction of the ink is not part of the digit
+MAX_BORDER_STROKES = 8  # that cross the border of the photo: a digit has fewer, even if cut out tightly; ruled paper has more
+CENTRE = 14  # of 28 pixels, counted from 0: the centre of mass of MNIST's images, +-0.5
+MIN_PEAK = 200  # the largest pixel value is at least this (in MNIST's images it is 254 or 255)
+UPSAMPLING = 8  # pixels of the mask in x and in y for one of the 20 x 20
+STROKE_WIDTHS = (2.1, 2.9)  # of 20 pixels: quartiles of the mean stroke widths in MNIST
+NEIGHBOURS = [  # slices for all pairs of neighbours: to the right, below, below right, below left
+    (np.s_[:, :-1], np.s_[:, 1:]),
+    (np.s_[:-1], np.s_[1:]),
+    (np.s_[:-1, :-1], np.s_[1:, 1:]),
+    (np.s_[:-1, 1:], np.s_[1:, :-1]),
+]
+
+
+class PhotoError(ValueError):
+    """A photo that cannot be used; the message gives the reason."""
+
+    exit_code = 1
+
+
+def digit(path: Path) -> np.ndarray:
+    """The digit in a photo file, uint8 (28, 28), white on black as in MNIST. PhotoError if there is none."""
+    return prepare(read(path))
+
+
+def prepare(gray: np.ndarray) -> np.ndarray:
+    """The digit in a gray photo: uint8 (height, width) -> uint8 (28, 28). PhotoError if there is none.
+
+    An image that is in MNIST's form already is returned unchanged.
+    """
+    if is_prepared(gray):
+        return gray
+    gray = crop_frame(gray)
+    ink = flatten_illumination(resize(gray, WORK_SIZE / max(gray.shape)))
+    level = suppress_ruled_lines(ink, ink_threshold(ink))
+    components = connected_components(ink > level)
+    keep = main_components(components)
+    ink[(components >= 0) & ~keep] = 0
+    return centre(normalise_stroke_width(upsampled_mask(ink[bounding_box(keep)], level)))
+
+
+def read(path: Path) -> np.ndarray:
+    """The pixel values of a photo file, uint8 gray (height, width), upright. PhotoError if it cannot be read."""
+    return _open(path, to_gray)
+
+
+def thumbnail(path: Path, side: int = 160) -> np.ndarray:
+    """A small copy of a photo in colour, uint8 (height, width, 3), upright. PhotoError if it cannot be read."""
+
+    def shrink(image: Image.Image) -> np.ndarray:
+        image = _to_8_bit(image).convert("RGB")
+        image.thumbnail((side, side))
+        return np.asarray(image)
+
+    return _open(path, shrink)
+
+
+def walk(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk in the order of names, through links, each folder once. `onerror` is called for unreadable folders."""
+    visited = set()
+    for current, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        if (real := os.path.realpath(current)) in visited:  # a link can lead back to a folder above it
+            folders.clear()
+            continue
+        visited.add(real)
+        folders.sort()
+        yield current, folders, sorted(names)
+
+
+def _open(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """`convert` of the Pillow image in a file. PhotoError if anything is wrong with it."""
+    try:
+        if path.is_dir():
+            raise PhotoError("is a folder")
+        if not path.exists():
+            raise PhotoError("does not exist")
+        if not path.is_file():  # reading a pipe might never end
+            raise PhotoError("is not a regular file")
+        if not path.stat().st_size:
+            raise PhotoError("is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged metadata, and large sizes
+            with Image.open(path, formats=FORMATS) as image:
+                image.draft(None, (2 * WORK_SIZE, 2 * WORK_SIZE))  # decode a large JPEG at a lower resolution
+                if image.width * image.height > MAX_PIXELS:
+                    raise PhotoError(f"is too large ({image.width:,} x {image.height:,} pixels)")
+                return convert(image)
+    except PhotoError:
+        raise
+    except PermissionError:
+        raise PhotoError("cannot be read: permission denied") from None
+    except Image.UnidentifiedImageError:
+        raise PhotoError(f"is not a photo ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise PhotoError("is too large") from None
+    except (Exception, MemoryError) as error:  # a damaged file raises many types of exceptions
+        raise PhotoError(f"is damaged ({str(error) or type(error).__name__})") from None
+
+
+def to_gray(image: Image.Image) -> np.ndarray:
+    """The pixel values of a Pillow image, uint8 gray (height, width), upright."""
+    return np.asarray(_to_8_bit(image).convert("L"))
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """A Pillow image in mode L or RGB, upright, without transparency; a large one is reduced, to save memory."""
+    if min(image.size) > 4 * WORK_SIZE and image.mode in ("L", "RGB", "RGBA", "LA", "I", "F", "CMYK"):
+        exif, image = image.getexif(), image.reduce(min(image.size) // (2 * WORK_SIZE))
+        image.info["exif"] = exif.tobytes()
+    with contextlib.suppress(Exception):  # ignore damaged EXIF data
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # more than 8 bits
+        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+        top = values.max()
+        white = 1 if top <= 1 and image.mode == "F" else max(255, 2 ** math.ceil(math.log2(max(top, 1) + 1)) - 1)
+        return Image.fromarray(np.clip(255 * values / white, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = _flatten_alpha(image.convert("RGBA"))
+    return image if image.mode == "L" else image.convert("RGB")
+
+
+def _flatten_alpha(image: Image.Image) -> Image.Image:
+    """An RGBA image on a white background, or on black if its opaque part is small and light."""
+    gray, opaque = np.asarray(image.convert("L")), np.asarray(image.getchannel("A")) > 127
+    light = 0 < opaque.mean() < 0.5 and gray[opaque].mean() > 127
+    background = Image.new("RGBA", image.size, (0, 0, 0, 255) if light else (255, 255, 255, 255))
+    background.alpha_composite(image)
+    return background
+
+
+def is_prepared(gray: np.ndarray) -> bool:
+    """Whether an image is in MNIST's form: 28 x 28, bright on black, its centre of mass in the middle."""
+    if gray.shape != (28, 28) or not has_black_border(gray) or gray.max() < MIN_PEAK:
+        return False
+    return max(abs(position - CENTRE) for position in centre_of_mass(gray)) <= 1.5
+
+
+def has_black_border(gray: np.ndarray) -> bool:
+    """Whether most of the border is black."""
+    return bool(np.median(_border(gray)) == 0)
+
+
+def _border(array: np.ndarray, width: int = 1) -> np.ndarray:
+    """The values along the four edges, 1-D, in no useful order: see `_border_cycle`."""
+    w = width
+    return np.concatenate([a.ravel() for a in (array[:w], array[-w:], array[w:-w, :w], array[w:-w, -w:])])
+
+
+def _border_cycle(array: np.ndarray) -> np.ndarray:
+    """The values along the four edges, 1-D, clockwise."""
+    return np.concatenate([array[0, :-1], array[:-1, -1], array[-1, :0:-1], array[:0:-1, 0]])
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
+    """The smallest rectangle around a mask."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def resize(array: np.ndarray, factor: float) -> np.ndarray:
+    """An image scaled by `factor`, float32: weighted means to shrink it, bicubic interpolation to enlarge it."""
+    size = [max(1, round(factor * pixels)) for pixels in reversed(array.shape)]
+    image = Image.fromarray(array.astype(np.float32))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR if factor < 1 else Image.Resampling.BICUBIC))
+
+
+def crop_frame(gray: np.ndarray) -> np.ndarray:
+    """The photo without a frame of one colour, as chat programs and screenshots add; unchanged if there is none.
+
+    It is a frame if the edge of what it surrounds has another pixel value, and the middle of that is not uniform. (The
+    margin around a digit has the pixel value of the digit's background, and a single stroke has a uniform middle.)
+    """
+    different = np.abs(gray.astype(np.int16) - gray[0, 0]) > 16
+    if not different.any():
+        return gray
+    box = bounding_box(different)
+    inside = gray[box]
+    y, x = (pixels // 8 for pixels in inside.shape)
+    middle = inside[y : inside.shape[0] - y, x : inside.shape[1] - x]
+    if np.mean(_border(different[box])) < 0.95 or np.ptp(middle) < 32:
+        return gray
+    edge = max(1, min(inside.shape) // 50)  # where frame and photo mix
+    return inside[edge:-edge, edge:-edge] if min(inside.shape) > 2 * edge else gray
+
+
+def flatten_illumination(gray: np.ndarray) -> np.ndarray:
+    """ink = (background - gray) / background, float (height, width), 0 to 1, after inversion if the ink is light.
+
+    The background is the photo after a morphological closing (Serra 1982), which removes all that is narrower than half
+    of the photo, and a box filter. So ink does not depend on the illumination, the paper and the polarity.
+    """
+    coarse = resize(gray, min(1, ILLUMINATION_SIZE / max(gray.shape)))
+    if not is_dark_on_light(coarse):
+        gray, coarse = 255 - gray, 255 - coarse
+    radius = round(0.25 * max(coarse.shape))
+    extended = np.pad(coarse, 2 * radius, mode="reflect", reflect_type="odd")  # odd: continues slopes
+    background = -_max_filter(-_max_filter(extended, radius), radius)
+    for axis in (0, 1):
+        margin = [(radius // 4,) * 2 if i == axis else (0, 0) for i in (0, 1)]
+        extended = np.pad(background, margin, mode="reflect", reflect_type="odd")
+        background = sliding_window_view(extended, 2 * (radius // 4) + 1, axis).mean(axis=-1)
+    background = resize(background, max(gray.shape) / max(background.shape))[: gray.shape[0], : gray.shape[1]]
+    missing = [(0, pixels) for pixels in np.subtract(gray.shape, background.shape)]  # rounded down by `resize`
+    background = np.pad(background, missing, mode="edge")
+    return np.clip((background - gray) / np.maximum(background, MIN_BACKGROUND), 0, 1)
+
+
+def _max_filter(array: np.ndarray, radius: int) -> np.ndarray:
+    """The maximum over a square of 2 * radius + 1 pixels around each pixel; the result is smaller by the radius."""
+    for axis in (0, 1):
+        array = sliding_window_view(array, 2 * radius + 1, axis).max(axis=-1)
+    return array
+
+
+def is_dark_on_light(gray: np.ndarray) -> bool:
+    """The polarity: whether sum (gray - background)^3 <= 0, where the background is a plane fitted to the border."""
+    rows, columns = np.indices(gray.shape)
+    terms = np.stack([np.ones(gray.shape), rows, columns])
+    width = max(1, min(gray.shape) // 16)
+    x, y = np.stack([_border(term, width) for term in terms], axis=1), _border(gray, width)
+    distance = np.abs(y - np.median(y))
+    near = distance <= np.percentile(distance, 80)  # without ink that touches the border
+    plane = np.linalg.lstsq(x[near], y[near], rcond=None)[0]
+    return float(((gray - np.tensordot(plane, terms, 1)) ** 3).sum()) <= 0
+
+
+def ink_threshold(ink: np.ndarray) -> float:
+    """Half of the 90th percentile of the ink above Otsu's threshold (1979). PhotoError if the ink is too faint."""
+    counts = np.bincount((255.999 * ink).astype(np.uint8).ravel(), minlength=256)
+    values = (np.arange(256) + 0.5) / 256
+    below, sums = np.cumsum(counts), np.cumsum(counts * values)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = below * above * (sums / below - (sums[-1] - sums) / above) ** 2  # between the two classes
+    otsu = (np.nanargmax(variance) + 1) / 256 if np.isfinite(variance).any() else 1.0
+    dark = float(np.percentile(ink[ink > otsu], 90)) if (ink > otsu).any() else 0.0
+    if dark < MIN_CONTRAST:
+        raise PhotoError("shows no digit: it is blank, or too faint")
+    return 0.5 * dark
+
+
+def suppress_ruled_lines(ink: np.ndarray, level: float) -> float:
+    """The threshold, raised until at most MAX_BORDER_STROKES cross the border; unchanged if no threshold does that."""
+    raised = level
+    while raised < ink.max():
+        border = _border_cycle(ink > raised)
+        if np.count_nonzero(border & ~np.roll(border, 1)) <= MAX_BORDER_STROKES:
+            return raised
+        raised *= 1.2
+    return level
+
+
+def connected_components(mask: np.ndarray) -> np.ndarray:
+    """The number of the component of each pixel, -1 where the mask is False; diagonal neighbours are connected too.
+
+    Union-find in array operations: each pixel points to a pixel of its component, in the end to the first one.
+    """
+    index = np.full(mask.shape, -1)
+    index[mask] = root = np.arange(np.count_nonzero(mask))
+    pairs = [np.stack([index[a], index[b]])[:, mask[a] & mask[b]] for a, b in NEIGHBOURS]
+    one, other = np.concatenate(pairs, axis=1)
+    while (apart := root[one] != root[other]).any():
+        a, b = root[one[apart]], root[other[apart]]
+        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
+        while (root != root[root]).any():
+            root = root[root]
+    index[mask] = np.unique(root, return_inverse=True)[1]
+    return index
+
+
+def main_components(components: np.ndarray) -> np.ndarray:
+    """The mask of the digit: without specks, and without components at the border of the photo, such as ruled lines."""
+    coords = np.nonzero(components >= 0)
+    numbers = components[coords]
+    sizes = np.bincount(numbers)
+    keep = sizes >= MIN_COMPONENT_FRACTION * sizes.sum()
+    if not keep.any():
+        raise PhotoError("shows no digit, only specks")
+    at_border = np.zeros(len(sizes) + 1, bool)
+    at_border[_border(components)] = True  # the last entry, -1, is for pixels of no component
+    for positions, pixels in zip(coords, components.shape, strict=True):
+        middle = (np.bincount(numbers, positions) / sizes + 0.5) / pixels  # relative, 0 to 1
+        line = at_border[:-1] & (np.abs(middle - 0.5) > 0.35)
+        if (keep & ~line).any():
+            keep &= ~line
+    return np.append(keep, False)[components]
+
+
+def upsampled_mask(ink: np.ndarray, level: float) -> np.ndarray:
+    """ink > level at 20 * UPSAMPLING pixels for the longer side, with a margin. PhotoError if it is empty.
+
+    If strokes shrink to less than 1.5 pixels they get fainter too, so the threshold is lowered in proportion.
+    """
+    factor = 20 * UPSAMPLING / max(ink.shape)
+    width = factor * mean_stroke_width(np.pad(ink > level, 1))
+    mask = resize(ink, factor) > level * min(1, width / 1.5)
+    if not mask.any():
+        raise PhotoError("shows no digit: its strokes are too thin")
+    return np.pad(mask, 2 * UPSAMPLING)
+
+
+def normalise_stroke_width(mask: np.ndarray) -> np.ndarray:
+    """The mask, dilated or eroded by a disk so that its mean stroke width lies in STROKE_WIDTHS."""
+    width = mean_stroke_width(mask) / UPSAMPLING
+    radius = UPSAMPLING * (np.clip(width, *STROKE_WIDTHS) - width) / 2
+    if abs(radius) < 0.5:
+        return mask
+    grown = mask if radius > 0 else ~mask  # erosion is dilation of the background
+    reach = math.floor(abs(radius) + 0.5)
+    padded = np.pad(grown, reach, constant_values=radius < 0)
+    disk = np.hypot(*np.indices((2 * reach + 1,) * 2) - reach) <= abs(radius)
+    for i, j in np.argwhere(disk):
+        grown = grown | padded[i : i + mask.shape[0], j : j + mask.shape[1]]
+    return grown if radius > 0 or grown.all() else ~grown
+
+
+def mean_stroke_width(mask: np.ndarray) -> float:
+    """2 * area / length of the outline, pixels. The factor pi / 4 corrects the length of the outline's pixel steps."""
+    outline = sum((mask[a] != mask[b]).sum() for a, b in NEIGHBOURS[:2])
+    return 2 * mask.sum() / max(1, outline * math.pi / 4)
+
+
+def centre_of_mass(image: np.ndarray) -> list[float]:
+    """Row and column, counted from 0."""
+    return [float(np.arange(image.shape[i]) @ image.sum(axis=1 - i) / image.sum()) for i in (0, 1)]
+
+
+def centre(mask: np.ndarray) -> np.ndarray:
+    """A mask as a 28 x 28 image in MNIST's form: fitted into 20 x 20 pixels, the centre of mass in the middle."""
+    ink = mask[bounding_box(mask)]
+    small = np.clip(resize(ink, 20 / max(ink.shape)), 0, 1)
+    height, width = small.shape
+    top, left = (round(CENTRE - position) for position in centre_of_mass(small))
+    top, left = min(max(top, 0), 28 - height), min(max(left, 0), 28 - width)
+    image = np.zeros((28, 28), np.uint8)
+    image[top : top + height, left : left + width] = np.rint(255 * small)
+    return image

@@ -1,0 +1,74 @@
+"""Losses: the formula and its derivative with respect to the network's outputs, of shape (classes, N)."""
+
+import numpy as np
+
+from nn.memory import Buffers
+
+
+class CrossEntropy:
+    """Softmax and cross-entropy: p = exp(z) / sum exp(z),  L = -mean over the batch of log p[label].
+
+    dL/dz = (p - one_hot(label)) / N.  The largest logit is subtracted first, so that +-1e4 does not overflow.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = Buffers()
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Softmax over the classes: (C, N) -> (C, N)."""
+        return self._softmax(logits)[0]
+
+    def forward(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """The mean loss of a batch: logits (C, N), integer labels (N,)."""
+        self.p, log_sum, shifted = self._softmax(logits)
+        self.label_index = labels, np.arange(len(labels))
+        return float(np.add.reduce(log_sum - shifted[self.label_index])) / len(labels)
+
+    def backward(self) -> np.ndarray:
+        """dL/dlogits (C, N) for the batch of the last `forward`."""
+        dz = self.buffer("dz", self.p.shape, self.p.dtype)
+        np.copyto(dz, self.p)
+        dz[self.label_index] -= 1
+        dz /= dz.shape[1]
+        return dz
+
+    def _softmax(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        highest = np.maximum.reduce(logits, axis=0)
+        shifted = np.subtract(logits, highest, out=self.buffer("shifted", logits.shape, logits.dtype))
+        p = np.exp(shifted, out=self.buffer("p", logits.shape, logits.dtype))
+        total = np.add.reduce(p, axis=0)
+        p /= total
+        return p, np.log(total), shifted
+
+
+class MeanSquaredError:
+    """L = 1/2 mean over the batch of |z - one_hot(label)|^2;  dL/dz = (z - one_hot(label)) / N.
+
+    The outputs z estimate the probabilities of the classes directly (Bishop 1995, section 6.1).
+    """
+
+    def __init__(self) -> None:
+        self.buffer = Buffers()
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """The outputs, clipped to positive values and scaled to sum to 1: (C, N) -> (C, N)."""
+        tiny = np.finfo(outputs.dtype).tiny
+        p = np.maximum(outputs, tiny, out=self.buffer("p", outputs.shape, outputs.dtype))
+        p[outputs.argmax(axis=0), np.arange(p.shape[1])] += tiny  # keeps the argmax if no output is positive
+        p /= p.sum(axis=0)
+        return p
+
+    def forward(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        """The mean loss of a batch: outputs (C, N), integer labels (N,)."""
+        self.error = self.buffer("error", outputs.shape, outputs.dtype)
+        np.copyto(self.error, outputs)
+        self.error[labels, np.arange(len(labels))] -= 1
+        return 0.5 * float(np.vdot(self.error, self.error)) / len(labels)
+
+    def backward(self) -> np.ndarray:
+        """dL/doutputs (C, N) for the batch of the last `forward`."""
+        dz = self.buffer("dz", self.error.shape, self.error.dtype)
+        return np.divide(self.error, len(self.error[0]), out=dz)
+
+
+LOSSES = {"cross_entropy": CrossEntropy, "mse": MeanSquaredError}

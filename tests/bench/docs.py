@@ -1,0 +1,90 @@
+"""The examples of output in README.md and the figures in docs/, made by the commands themselves.
+
+    python tests/bench/docs.py [train] [predict] [search]
+
+train: `python train.py` and `python test.py`; predict: `python predict.py` on eight photos rendered from test images;
+search: `python hp_search.py`. Everything runs in a temporary folder.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from photos import KINDS
+from tables import ROOT, write_block
+
+from data import mnist
+
+PHOTOS = {  # file name: kind of photo, index of the test image
+    "grid paper.png": ("squared paper", 18),
+    "light on dark.png": ("280 x 280, white on black", 11),
+    "off the centre.png": ("off the centre", 4),
+    "thick strokes.png": ("thick strokes", 61),
+    "thin strokes.png": ("thin strokes", 1),
+    "tiny.png": ("40 x 40", 7),
+    "transparent.png": ("transparent", 15),
+    "uneven light.png": ("uneven light", 0),
+}
+
+
+def run(command: str) -> str:
+    """What a command prints, on stdout."""
+    words = [sys.executable if word == "python" else word for word in command.split()]
+    words = [ROOT / word if (ROOT / word).suffix == ".py" and (ROOT / word).exists() else word for word in words]
+    return subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE).stdout.rstrip("\n")
+
+
+def example(*commands: str, keep: slice | None = None) -> str:
+    """Commands and their output as a Markdown block; `keep` leaves out rows of a long table."""
+    parts = []
+    for command in commands:
+        rows = run(command).splitlines()
+        if keep and len(rows) > 12:
+            rows = [*rows[: keep.start], "  ...", *rows[keep.stop :]]
+        parts += [f"$ {command}", *rows]
+    return "\n".join(["```text", *parts, "```"])
+
+
+def train() -> None:
+    """The quick start, and the figures of a training and a test."""
+    commands = "python train.py", "python test.py --model models/two_layer.npz"
+    write_block("train", example(*commands, keep=slice(5, -3)))
+    for name in "curves", "pca", "weights", "mistakes":
+        shutil.copy(f"models/two_layer/{name}.png", ROOT / "docs")
+
+
+def predict() -> None:
+    """Eight photos and the predictions."""
+    images, _ = mnist.load("test")
+    Path("photos").mkdir()
+    for i, (name, (kind, index)) in enumerate(PHOTOS.items()):
+        KINDS[kind](images[index], np.random.default_rng(i)).save(Path("photos", name))
+    write_block("predict", example("python predict.py photos --show seen.png").replace(f"{ROOT}/", ""))
+    shutil.copy("seen.png", ROOT / "docs" / "predict.png")
+
+
+def search() -> None:
+    """The figures of the default search."""
+    run("python hp_search.py")
+    for name in "search_pairs", "search_rungs":
+        shutil.copy(f"models/best/{name}.png", ROOT / "docs")
+
+
+def main() -> None:
+    """Make the examples that are named, or all."""
+    if os.environ.get("MNIST_DIR"):
+        os.environ["MNIST_DIR"] = str(Path(os.environ["MNIST_DIR"]).resolve())
+    examples = {"train": train, "predict": predict, "search": search}
+    for name in sys.argv[1:] or examples:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            examples[name]()
+            os.chdir(ROOT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Put measured tables and output into README.md and docs/*.md, so that no number there is typed by hand."""
+
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+
+
+def machine() -> str:
+    """One line about the machine and the versions."""
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text() if info.exists() else "", re.M)
+    cores = f"{len(models)} cores of {models[0]}" if models else platform.machine()
+    return f"{cores}, {platform.system()}, Python {platform.python_version()}, NumPy {np.__version__}"
+
+
+def run(*command: str | Path, **options) -> str:
+    """Run one of the project's commands; returns its output."""
+    command = [sys.executable, *command]
+    return subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
+
+
+def mean_std(output: str) -> tuple[float, float]:
+    """Mean and std, in percent, from the last line of test.py for several models."""
+    return tuple(100 * float(text) for text in re.search(r"(0\.\d+) \+- (0\.\d+)", output.splitlines()[-1]).groups())
+
+
+def page(name: str) -> Path:
+    """The page that has the marks of the table `name`."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    return next(path for path in pages if f"<!-- {name} -->" in path.read_text())
+
+
+def read_rows(name: str) -> list[list[str]]:
+    """The rows of the table between the marks of `name`, the header first."""
+    block = re.search(rf"<!-- {name} -->(.*)<!-- /{name} -->", page(name).read_text(), re.S)[1]
+    found = [[cell.strip() for cell in row.strip("|").split("|")] for row in block.splitlines() if row[:1] == "|"]
+    return [row for i, row in enumerate(found) if i != 1]
+
+
+def write_block(name: str, text: str) -> None:
+    """Replace the text between the marks of `name`."""
+    path = page(name)
+    block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
+    path.write_text(re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _: block, path.read_text(), flags=re.S))
+
+
+def write_table(name: str, rows: list[list[str]], remark: str = "") -> None:
+    """Write a table, whose first row is the header, and a remark between the marks of `name`."""
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    write_block(name, f"{table}\n\n{remark}" if remark else table)

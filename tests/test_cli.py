@@ -1,0 +1,98 @@
+"""app/cli.py: errors in one line, exit codes, tables."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import cli
+from storage import StorageError
+
+from .conftest import ROOT, train_process
+
+
+def test_names_stay_on_their_line():
+    assert cli.printable("a\nb\x1b[31m é") == "a\\nb\\x1b[31m é"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_output_that_is_full_or_closed(archive, train, tmp_path):
+    train("--epochs", 1, "--out", "m.npz")
+    test = [sys.executable, ROOT / "test.py", "--model", tmp_path / "m.npz", "--dataset", archive]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(test, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == "test.py: cannot write: No space left on device\n"
+    for closed, other in (1, "stderr"), (2, "stdout"):
+        done = subprocess.run(test, preexec_fn=lambda fd=closed: os.close(fd), **{other: subprocess.PIPE}, text=True)
+        assert done.returncode == 0 and "Traceback" not in (done.stderr or "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_to_a_closed_pipe(archive, tmp_path, unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    process = train_process("--dataset", archive, "--epochs", 3, "--out", "m.npz", cwd=tmp_path, env=environment)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(timeout=60) == 1
+    process.stderr.close()
+
+
+@pytest.mark.slow
+def test_help_is_quick():
+    """Not a time, which depends on the machine, but its cause: matplotlib is not even imported."""
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = [sys.argv[1], '--help']\n"
+        "try:\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit:\n"
+        "    print('matplotlib' in sys.modules)\n"
+    )
+    for name in ("train.py", "test.py", "hp_search.py"):
+        command = [sys.executable, "-c", code, name]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert result.stdout.splitlines()[-1] == "False", result.stderr
+
+
+class OwnError(ValueError):
+    exit_code = 7
+
+
+@pytest.mark.parametrize(
+    "error, exit_code, message",
+    [
+        (OwnError("what is wrong"), 7, "what is wrong"),
+        (StorageError("a\nb"), 1, "a\\nb"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (MemoryError(), 1, "not enough memory"),
+        (OSError(28, "No space left on device", "x.npz"), 1, "x.npz: No space left on device"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(capsys, error, exit_code, message):
+    @cli.command
+    def main(argv=None):
+        raise error
+
+    assert main() == exit_code
+    stderr = capsys.readouterr().err
+    assert message in stderr and stderr.count("\n") == 1
+
+
+def test_a_bug_gives_a_traceback():
+    @cli.command
+    def main(argv=None):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        main()
+
+
+def test_rows_are_right_aligned():
+    assert cli.format_row(["a", 1.5, "long"], [3, 5, 2]) == "  a    1.5  long"
+
+
+def test_mean_and_std():
+    assert cli.format_mean_std([0.5]) == "0.5000" and cli.format_mean_std([0.5, 0.7]) == "0.6000 +- 0.1414"

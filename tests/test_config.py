@@ -1,0 +1,24 @@
+"""app/config.py: the settings of a run, in files and on the command line."""
+
+from dataclasses import asdict
+
+from app.config import Config
+
+
+def test_what_is_idle_is_not_in_the_model(tmp_path):
+    """So that a recipe that leaves it out is of the same run."""
+    shallow, deep = Config(layers="dense 8, relu"), Config(layers="dense 8, relu", hidden=[64], rotate=9, smooth=5)
+    assert shallow.settings() == deep.settings() and shallow.to_toml() == deep.to_toml()
+    assert Config(augment=True, rotate=9).settings()["rotate"] == 9 and Config(hidden=[64]).settings()["hidden"] == [64]
+
+
+def test_recipes_are_written_as_they_are_read(tmp_path):
+    recipe = Config(hidden=[], lr=0.3, validation=0.2, nesterov=True, dataset='a "b"\\c')
+    (tmp_path / "r.toml").write_text(recipe.to_toml())
+    assert Config.read(tmp_path / "r.toml", {}) == recipe
+
+
+def test_every_strength_of_a_recipe_reaches_the_distortion():
+    strengths = {"rotate": 1, "scale": 0.2, "shear": 0.3, "shift": 4, "elastic": 5, "smooth": 6, "anneal": 0.7}
+    assert asdict(Config(augment=True, **strengths).distortion()) == strengths
+    assert Config(**strengths).distortion() is None

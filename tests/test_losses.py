@@ -1,0 +1,52 @@
+"""nn/losses.py: values and derivatives of the losses."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nn.losses import CrossEntropy, MeanSquaredError
+
+from .test_layers import slope
+
+RNG = np.random.default_rng(1)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), MeanSquaredError()])
+@pytest.mark.parametrize("n", [1, 6])
+def test_loss_gradients(loss, n):
+    z, labels = RNG.standard_normal((10, n)) * 3, RNG.integers(0, 10, n)
+    loss.forward(z, labels)
+    dz, direction = loss.backward().copy(), RNG.standard_normal(z.shape)
+    assert (dz * direction).sum() == pytest.approx(
+        slope(lambda: loss.forward(z, labels), z, direction), rel=1e-7, abs=1e-7
+    )
+
+
+def test_loss_values():
+    z, labels = RNG.standard_normal((10, 6)), RNG.integers(0, 10, 6)
+    p = np.exp(z) / np.exp(z).sum(axis=0)
+    assert CrossEntropy().forward(z, labels) == pytest.approx(
+        -np.mean([math.log(p[k, i]) for i, k in enumerate(labels)])
+    )
+    assert CrossEntropy().probabilities(z) == pytest.approx(p)
+    target = np.eye(10)[labels].T
+    assert MeanSquaredError().forward(z, labels) == pytest.approx(0.5 * np.mean(((z - target) ** 2).sum(axis=0)))
+
+
+def test_mse_probabilities_add_up_and_keep_the_winner():
+    z = RNG.standard_normal((10, 50))
+    z[:, 0] = -1 - RNG.random(10)  # no class at all
+    p = MeanSquaredError().probabilities(z)
+    assert p.sum(axis=0) == pytest.approx(np.ones(50))
+    assert (p >= 0).all() and (p.argmax(axis=0) == z.argmax(axis=0)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cross_entropy_at_extremes(dtype):
+    loss, z = CrossEntropy(), np.zeros((10, 2), dtype)
+    z[3] = 1e4, -1e4
+    with np.errstate(all="raise", under="ignore"):
+        assert loss.forward(z, np.array([3, 0])) == pytest.approx(math.log(9) / 2)
+        assert loss.forward(z, np.array([0, 3])) == pytest.approx((1e4 + 1e4 + math.log(9)) / 2)
+        assert np.isfinite(loss.backward()).all()

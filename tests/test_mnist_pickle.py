@@ -1,0 +1,143 @@
+"""data/mnist_pickle.py, through `formats.read`: pickled triples of any origin, and pickles that do harm."""
+
+import gzip
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from data import DataError, formats
+
+from .conftest import ROOT
+
+
+def pickled(digits, change=lambda x: x):
+    (x, y), (u, v) = digits
+    flat = [
+        (change(images.reshape(-1, 784)), labels) for images, labels in ((x[:500], y[:500]), (x[500:], y[500:]), (u, v))
+    ]
+    return tuple(flat)
+
+
+SCALES = {
+    "256ths": lambda x: x / np.float32(256),
+    "255ths": lambda x: x / 255,
+    "255ths, float32": lambda x: (x / 255).astype(np.float32),
+    "floats": lambda x: x.astype(np.float64),
+    "bytes": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_any_protocol_and_scale(tmp_path, digits, scale, protocol):
+    path = tmp_path / "mnist.pkl.gz"
+    path.write_bytes(gzip.compress(pickle.dumps(pickled(digits, SCALES[scale]), protocol), 1))
+    for split, (images, labels) in zip(("train", "test"), digits, strict=True):
+        x, y = formats.read(path, split)
+        assert (x == images).all() and (y == labels).all()
+
+
+def test_one_bit_digits_are_black_and_white(tmp_path, digits):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(pickled(digits, lambda x: (x > 127).astype(np.float32))))
+    assert (formats.read(path, "test")[0] == 255 * (digits[1][0] > 127)).all()
+
+
+def test_fortran_order_big_endian_and_scalars(tmp_path, digits):
+    images, labels = digits[1]
+    pair = np.asfortranarray(images.reshape(-1, 784).astype(">f4") / 256), list(labels.astype(">i2"))
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps((pair, pair, pair), protocol))
+        x, y = formats.read(tmp_path / "a.pkl", "test")
+        assert (x == images).all() and (y == labels).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", pickle.dumps(7), pickle.dumps(((1, 2),) * 3), pickle.dumps([])])
+def test_other_pickles_are_refused(tmp_path, content):
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.pkl"):
+        formats.read(tmp_path / "a.pkl", "train")
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1.0, 300.0])
+def test_pixel_values_out_of_range_are_refused(tmp_path, digits, bad):
+    def spoil(x):
+        x = x.astype(np.float64)
+        x[3, 5] = bad
+        return x
+
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(pickled(digits, spoil)))
+    with pytest.raises(DataError, match="out of range"):
+        formats.read(tmp_path / "a.pkl", "train")
+
+
+class Command:
+    """A pickle of this runs a command when `pickle.load` opens it."""
+
+    def __reduce__(self):
+        return os.system, ("touch hacked",)
+
+
+def hostile(digits):
+    yield Command()
+    yield (Command(), Command(), Command())
+    array = np.empty(1, object)
+    array[0] = Command()
+    yield ((array, array),) * 3
+    yield (eval, "1")
+    yield (np.save, np.fromfile)
+
+
+def test_a_hostile_pickle_runs_nothing(tmp_path, digits, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i, thing in enumerate(hostile(digits)):
+        path = tmp_path / f"{i}.pkl"
+        path.write_bytes(pickle.dumps(thing))
+        with pytest.raises(DataError, match=r"could do harm|not of numbers"):
+            formats.read(path, "train")
+    # a dotted name reaches into an allowed object; importing a module runs its code
+    for module, name in ("numpy", "ndarray.tofile"), ("numpy.testing", "dtype"), ("os", "system"):
+        text = f"c{module}\n{name}\n."
+        (tmp_path / "a.pkl").write_bytes(b"\x80\x04" + text.encode())
+        with pytest.raises(DataError, match="not opened"):
+            formats.read(tmp_path / "a.pkl", "train")
+    assert not (tmp_path / "hacked").exists()
+
+
+class Forged:
+    """A pickle of this makes NumPy use eight bytes of it as the address of an object."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+class ForgedType(Forged):
+    def __reduce__(self):
+        return (*self.call, (3, "|", None, ("x",), {"x": (np.dtype("f8"), -(2**28))}, 8, 1, 0))
+
+
+FORGED = {
+    "objects": Forged(np.ndarray, ((1,), np.dtype("O"), b"A" * 8)),
+    "a negative offset": Forged(np.ndarray, ((8,), np.dtype("u1"), b"A" * 8, -100)),
+    "fields elsewhere": ForgedType(np.dtype, ("V8", False, True)),
+    "an object scalar": Forged(np.array([1.5])[0].__reduce__()[0], (np.dtype("O"), b"A" * 8)),
+    "a large type": Forged(np.dtype, ("V2000000000", False, True)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_arrays_do_not_crash_numpy(tmp_path, name):
+    path = tmp_path / "forged.pkl"
+    for thing in FORGED[name], ((FORGED[name], [1]),) * 3:
+        path.write_bytes(pickle.dumps(thing))
+        code = f"from pathlib import Path; from data import formats; formats.read(Path({str(path)!r}), 'train')"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "DataError" in done.stderr.splitlines()[-1]

@@ -1,0 +1,62 @@
+"""app/models.py: names of model files, shipped models, the confusion matrix."""
+
+import numpy as np
+import pytest
+
+from app import models
+from app.models import confusion_matrix, keep_shipped, load_digit_classifier, model_path
+from network import Network
+from nn.architecture import mlp
+from storage import StorageError
+
+
+@pytest.mark.parametrize(
+    "out, name, dataset, expected",
+    [
+        ("", "mlp", "mnist", "models/mlp.npz"),
+        ("", "mlp", "synthetic", "models/mlp-synthetic.npz"),
+        ("a/v1.2", "mlp", "synthetic", "a/v1.2.npz"),
+        ("b.npz", "mlp", "mnist", "b.npz"),
+    ],
+)
+def test_model_path(out, name, dataset, expected):
+    assert str(model_path(out, name, dataset)) == expected
+
+
+def test_a_shipped_model_is_kept_when_it_is_overwritten(tmp_path, monkeypatch, capsys):
+    shipped, own = tmp_path / "best.npz", tmp_path / "own.npz"
+    monkeypatch.setattr(models, "SHIPPED", [shipped])
+    shipped.write_text("shipped"), own.write_text("own")
+    keep_shipped(own)
+    keep_shipped(shipped)
+    before = tmp_path / "best-before.npz"
+    assert before.read_text() == "shipped" and not shipped.exists() and own.exists()
+    assert str(before) in capsys.readouterr().err
+    shipped.write_text("second")
+    keep_shipped(shipped)
+    assert before.read_text() == "shipped" and shipped.read_text() == "second", "only the first one is the shipped one"
+    assert capsys.readouterr().err == ""
+
+
+def test_training_keeps_a_shipped_model(train, tmp_path, monkeypatch):
+    train("--epochs", 1, "--out", "m.npz")
+    monkeypatch.setattr(models, "SHIPPED", [tmp_path / "m.npz"])
+    content = (tmp_path / "m.npz").read_bytes()
+    code, _, err = train("--epochs", 1, "--seed", 1, "--out", "m.npz")
+    assert code == 0 and err.count("\n") == 1 and "m-before.npz" in err
+    assert (tmp_path / "m-before.npz").read_bytes() == content != (tmp_path / "m.npz").read_bytes()
+
+
+def test_confusion_matrix():
+    labels, predicted = np.array([3, 3, 9, 0]), np.array([3, 5, 9, 3])
+    expected = np.zeros((10, 10), int)
+    expected[3, 3] = expected[3, 5] = expected[9, 9] = expected[0, 3] = 1
+    assert (confusion_matrix(labels, predicted) == expected).all()
+
+
+def test_only_digit_classifiers_are_loaded(tmp_path):
+    Network(mlp([])).save(tmp_path / "ten.npz")
+    assert load_digit_classifier(tmp_path / "ten.npz").classes == 10
+    Network(mlp([], classes=3)).save(tmp_path / "three.npz")
+    with pytest.raises(StorageError, match="ten digits"):
+        load_digit_classifier(tmp_path / "three.npz")

@@ -1,0 +1,267 @@
+"""data/photo.py: photos of one digit, under all conditions, give the same 28 x 28 image."""
+
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from data import photo, synthetic
+from data.photo import PhotoError, connected_components, digit, is_prepared, prepare
+
+SIZE = 280
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Twelve digits, white on black, large: uint8 (12, SIZE, SIZE)."""
+    images, _ = synthetic.render(12, np.random.default_rng(3))
+    large = [Image.fromarray(np.pad(image, 6)).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for image in images]
+    return np.stack([np.asarray(image.point(lambda v: 255 * (v > 100))) for image in large])
+
+
+@pytest.fixture(scope="module")
+def expected(photos):
+    """What they give: 28 x 28 images."""
+    return [prepare(photo) for photo in photos]
+
+
+def assert_similar(image, expected, tolerance=0.3):
+    """Equal except for a fraction of the ink, and a shift by a pixel: the centre of mass may be rounded differently."""
+    assert image.shape == (28, 28) and image.dtype == np.uint8
+    shifted = (np.roll(image.astype(float), (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1))
+    assert min(np.abs(other - expected).sum() for other in shifted) / expected.sum() < tolerance
+
+
+def saved(tmp_path, image, name="a.png", **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def test_the_result_is_in_mnists_form(expected):
+    """20 pixels high or wide, white on black, the centre of mass at (14, 14)."""
+    for image in expected:
+        rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20 and image.max() > 200
+        assert max(abs(position - 14) for position in photo.centre_of_mass(image)) <= 0.5 + 1e-9
+        assert is_prepared(image)
+
+
+def test_images_in_that_form_are_unchanged(expected, tmp_path):
+    for image in expected:
+        path = saved(tmp_path, Image.fromarray(image))
+        assert digit(path).tobytes() == image.tobytes()
+        assert prepare(image) is image
+    assert not is_prepared(255 - expected[0]) and not is_prepared(np.roll(expected[0], 4, axis=1))
+    assert not is_prepared(np.zeros((28, 28), np.uint8))
+
+
+CONDITIONS = {
+    "inverted": lambda a: 255 - a,
+    "a 28 x 28 on white": lambda a: 255 - prepare(a),
+    "off centre": lambda a: np.roll(np.pad(255 - a, 100, constant_values=255), (-70, 80), (0, 1)),
+    "small in a large photo": lambda a: np.pad(255 - a, ((300, 20), (10, 600)), constant_values=255),
+    "cropped to the ink": lambda a: 255 - a[photo.bounding_box(a > 0)],
+    "faint": lambda a: 200 - a // 8,
+    "faint, light on dark": lambda a: 60 + a // 6,
+    "noisy": lambda a: np.clip(230 - a * 0.6 + np.random.default_rng(0).normal(0, 8, a.shape), 0, 255),
+    "specks": lambda a: np.where(np.random.default_rng(0).random(a.shape) < 0.003, 0, 255 - a),
+    "a frame": lambda a: np.pad(170 - a // 2, 30, constant_values=255),
+    "a line at the edge": lambda a: np.concatenate([255 - a, np.full((6, SIZE), 30), np.full((5, SIZE), 255)]),
+    "grid paper": lambda a: np.minimum(255 - a, np.where((np.indices(a.shape) % 40 < 3).any(axis=0), 175, 255)),
+    "dark squares": lambda a: np.minimum(
+        255 - a // 4 * 3, np.where((np.indices(a.shape) % 16 < 3).any(axis=0), 150, 255)
+    ),
+    "light from the left": lambda a: (255 - a * 0.8) * np.linspace(1, 0.3, SIZE),
+    "light on dark, lit from above": lambda a: 255 - (255 - a * 0.8) * np.linspace(1, 0.3, SIZE)[:, None],
+    "a shadow": lambda a: (255 - a * 0.8) * np.where(np.arange(SIZE) < 120, 1, 0.55),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_the_same_image_under_all_conditions(photos, expected, name):
+    for original, image in zip(photos, expected, strict=True):
+        changed = CONDITIONS[name](original.astype(float) if "light" in name or "shadow" in name else original)
+        assert_similar(prepare(np.clip(changed, 0, 255).astype(np.uint8)), image)
+
+
+@pytest.mark.parametrize("size", [40, 90, 700, 2000])
+def test_any_size(photos, expected, size):
+    for original, image in zip(photos[:4], expected, strict=False):
+        resized = Image.fromarray(255 - original).resize((size, size), Image.Resampling.BICUBIC)
+        assert_similar(prepare(np.asarray(resized)), image)
+
+
+def colour(a, background, ink):
+    alpha = a[..., None] / 255
+    return Image.fromarray((np.array(background) * (1 - alpha) + np.array(ink) * alpha).astype(np.uint8))
+
+
+@pytest.mark.parametrize("suffix", photo.SUFFIXES)
+def test_every_format(photos, expected, tmp_path, suffix):
+    path = saved(tmp_path, colour(photos[0], (240, 230, 120), (30, 60, 160)), f"a{suffix}")
+    assert_similar(digit(path), expected[0])
+
+
+def modes(a):
+    """The same photo in every mode in which Pillow opens files."""
+    white, rgb = Image.fromarray(255 - a), colour(a, (255, 255, 255), (20, 40, 200))
+    clear = Image.new("RGBA", white.size, (0, 40, 200, 0))
+    clear.putalpha(Image.fromarray(a))
+    light = Image.new("LA", white.size, 255)
+    light.putalpha(Image.fromarray(a))
+    yield from {"L": white, "RGB": rgb, "RGBA": clear, "LA": light, "1": white.convert("1")}.items()
+    yield "P", rgb.quantize(8)
+    yield "I;16", Image.fromarray((255 - a).astype(np.uint16) * 257)
+    transparent = white.point(lambda v: v > 128).convert("P")
+    transparent.putpalette([10, 10, 90, 255, 255, 255])
+    transparent.info["transparency"] = 1
+    yield "P with a transparent colour", transparent
+
+
+def test_every_mode(photos, expected, tmp_path):
+    for i in range(2):
+        for mode, image in modes(photos[i]):
+            assert_similar(digit(saved(tmp_path, image, f"{mode.split(';')[0]}.png")), expected[i])
+    rgb = colour(photos[0], (255, 255, 255), (20, 40, 200))
+    assert_similar(digit(saved(tmp_path, rgb.convert("CMYK"), "cmyk.jpg")), expected[0])
+
+
+def test_exif_orientation(photos, expected, tmp_path):
+    turns = {1: (), 3: (Image.Transpose.ROTATE_180,), 6: (Image.Transpose.ROTATE_90,), 8: (Image.Transpose.ROTATE_270,)}
+    for orientation, turn in turns.items():
+        image, exif = Image.fromarray(255 - photos[1]), Image.Exif()
+        for step in turn:
+            image = image.transpose(step)
+        exif[0x0112] = orientation
+        assert_similar(digit(saved(tmp_path, image, "a.jpg", exif=exif)), expected[1])
+
+
+def test_strokes_get_the_width_of_mnists(photos, expected):
+    for original, image in zip(photos[:6], expected, strict=False):
+        thin, thick = (
+            np.asarray(Image.fromarray(original).filter(f(9))) for f in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
+        )
+        for other in thin, thick:
+            if other.any():
+                width = photo.mean_stroke_width(np.pad(photo.resize(prepare(other), 8) > 127, 8)) / 8
+                assert 1.6 < width < 3.8
+        assert abs(prepare(thick).mean() / image.mean() - 1) < 0.5
+
+
+def test_blank_photos_are_refused():
+    blank = np.full((200, 300), 240, np.uint8)
+    noisy = np.clip(np.random.default_rng(0).normal(240, 3, (300, 300)), 0, 255).astype(np.uint8)
+    for image in blank, noisy, np.zeros((28, 28), np.uint8), np.full((1, 1), 7, np.uint8):
+        with pytest.raises(PhotoError, match="no digit"):
+            prepare(image)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 3), (3000, 4), (28, 28), (29, 27), (5, 5)])
+def test_odd_shapes_give_a_digit_or_an_error(shape):
+    for seed in range(5):
+        image = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+        try:
+            assert prepare(image).shape == (28, 28)
+        except PhotoError as error:
+            assert "no digit" in str(error)
+
+
+def test_the_input_is_not_changed(photos):
+    before = photos[0].copy()
+    prepare(photos[0])
+    assert (photos[0] == before).all() and (prepare(photos[0]) == prepare(photos[0])).all()
+
+
+def slow_components(mask):
+    """Flood fill, pixel by pixel."""
+    labels, count = np.full(mask.shape, -1), 0
+    for start in np.argwhere(mask):
+        if labels[tuple(start)] < 0:
+            stack = [tuple(start)]
+            while stack:
+                i, j = stack.pop()
+                if 0 <= i < mask.shape[0] and 0 <= j < mask.shape[1] and mask[i, j] and labels[i, j] < 0:
+                    labels[i, j] = count
+                    stack += [(i + a, j + b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
+            count += 1
+    return labels
+
+
+def test_components_equal_a_flood_fill():
+    rng = np.random.default_rng(5)
+    for shape in [(1, 1), (1, 9), (7, 1), (13, 17), (40, 40)]:
+        for density in 0.0, 0.1, 0.4, 0.6, 1.0:
+            mask = rng.random(shape) < density
+            assert (connected_components(mask) == slow_components(mask)).all()
+    spiral = np.zeros((9, 9), bool)
+    spiral[[0, 8], :] = spiral[1:8, 8] = spiral[2:8, 0] = spiral[2, :7] = True
+    assert (connected_components(spiral) == slow_components(spiral)).all()
+
+
+def png_of_size(width, height):
+    """A PNG file that claims this size and has no pixels."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0), b"IDAT": zlib.compress(b""), b"IEND": b""}
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_errors_tell_what_is_wrong_with_a_file(tmp_path, photos):
+    good = saved(tmp_path, Image.fromarray(photos[0]), "good.png").read_bytes()
+    cases = {
+        "empty": b"",
+        "not a photo": b"hello, this is text",
+        "damaged": good[: len(good) // 2],
+        "too large$": png_of_size(30000, 30000),
+        "too large .11,000 x 10,000": png_of_size(11000, 10000),
+    }
+    for message, content in cases.items():
+        path = tmp_path / "bad.png"
+        path.write_bytes(content)
+        with pytest.raises(PhotoError, match=message):
+            digit(path)
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, message in ("folder", "is a folder"), ("none", "does not exist"), ("pipe", "not a regular file"):
+        with pytest.raises(PhotoError, match=message):
+            digit(tmp_path / f"{name}.png")
+    eps = tmp_path / "a.eps"  # Pillow runs a program to read this format
+    eps.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EOF\n")
+    with pytest.raises(PhotoError, match="not a photo"):
+        digit(eps)
+
+
+def test_frames_are_cropped(photos, expected):
+    photo_on_gray = 170 - photos[0] // 2
+    for value in 0, 255:
+        framed = np.pad(photo_on_gray, ((40, 20), (30, 50)), constant_values=value)
+        assert (photo.crop_frame(framed) == photo_on_gray[5:-5, 5:-5]).all()
+        assert_similar(prepare(framed), expected[0])
+    bar = np.zeros((90, 90), np.uint8)
+    bar[10:80, 40:50] = 255  # a digit 1 with a margin
+    for image in photos[0], 255 - photos[0], bar, np.zeros((9, 9), np.uint8):
+        assert photo.crop_frame(image) is image
+
+
+def test_faint_images_are_not_in_mnists_form(expected):
+    assert not is_prepared(expected[0] // 2)
+
+
+def test_thin_strokes_of_a_large_photo_are_not_broken():
+    image = Image.new("L", (1200, 1200), 255)
+    ImageDraw.Draw(image).line([(200, 200), (1000, 200), (500, 1100)], 0, 1)
+    assert connected_components(prepare(np.asarray(image)) > 60).max() == 0
+
+
+def test_exif_orientation_of_a_large_photo(photos, expected, tmp_path):
+    """JPEG is decoded at a lower resolution, TIFF is reduced."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    image = Image.fromarray(photos[3]).resize((2400, 2400)).rotate(90)
+    for name in "large.jpg", "large.tif":
+        assert_similar(digit(saved(tmp_path, image, name, exif=exif)), expected[3])

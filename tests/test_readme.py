@@ -1,0 +1,48 @@
+"""Every command and every piece of code in README.md works."""
+
+import re
+import shlex
+import textwrap
+
+import pytest
+
+from data import formats
+from network import Network
+
+from .conftest import ROOT, script
+
+README = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+TEXTS = "\n".join(page.read_text() for page in [ROOT / "README.md", *PAGES])
+COMMANDS = [match.groups() for match in re.finditer(r"(?:^|&& )python (\w+)\.py *([^#&\n]*)", TEXTS, re.M)]
+
+
+@pytest.mark.parametrize("name, arguments", COMMANDS)
+def test_the_commands_in_the_readme_are_understood(name, arguments):
+    module = script(name)
+    arguments = module.parser().parse_args(shlex.split(arguments))
+    config = getattr(arguments, "config", None)
+    assert config is None or config.exists() or config.parent.name == "best"
+
+
+def test_the_code_in_the_readme_runs(tmp_path, idx_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    step, example = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert textwrap.indent(step, 8 * " ") in (ROOT / "network.py").read_text(), "the step is the one in the code"
+    monkeypatch.setattr("data.load", lambda *_: (*formats.read(idx_folder, "train"), "tiny"))
+    exec(example.replace(":50000", ":500").replace("50000:", "500:"), {})
+    assert Network.load(tmp_path / "models/mine.npz").metadata == {"dataset": "tiny"}
+
+
+def test_the_code_in_docs_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for page in PAGES:
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
+            exec(code, {})
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target

@@ -1,0 +1,69 @@
+"""The figures of a search: what they show is what they were given."""
+
+import numpy as np
+from matplotlib.colors import to_hex
+
+from plots import BLUE, GREY, ORANGE
+from search.plots import heatmaps, learning_curves, marginals, time_accuracy
+
+BINS = {"hidden": (["64", "128"], [0, 0, 1, 1]), "lr": (["0.01", "0.1"], [0, 1, 0, 1])}
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_heatmaps_show_the_best_of_each_pair():
+    ax = heatmaps(BINS, [0.9, 0.98, np.nan, 1.0], [4, 1, 4, 4]).axes[0]
+    assert ax.get_xlabel() == "lr" and ax.get_ylabel() == "hidden"
+    errors = ax.images[0].get_array()
+    assert np.allclose(errors[0], [10, 2]) and errors.mask[1, 0] and errors[1, 1] == 0.01, "0 has no logarithm"
+    assert texts(ax) == ["90.00", "98.00\n1 epoch", "99.99"]
+    three = {**BINS, "weight-decay": (["0"], [0, 0, 0, 0])}
+    assert len(heatmaps(three, [0.9, 0.98, 0.97, 0.96], [4] * 4).axes) == 3 + 1
+    assert len(heatmaps({"lr": BINS["lr"]}, [0.9, 0.98, 0.97, 0.96], [4] * 4).axes) == 1 + 1
+    ax = heatmaps({"lr": BINS["lr"]}, [0.9, 0.98, 0.95, np.nan], [4] * 4).axes[0]
+    assert texts(ax) == ["95.00", "98.00"], "of several trials the best"
+
+
+def test_marginals_mark_the_best():
+    hidden, lr = marginals(BINS, [0.9, 0.98, np.nan, 0.95], [4, 2, 4, 4]).axes
+    assert np.allclose(hidden.lines[1].get_ydata(), [2, 5]) and np.allclose(lr.lines[1].get_ydata(), [10, 2])
+    assert np.allclose(hidden.lines[0].get_ydata(), [10, 2, np.nan, 5], equal_nan=True), "every trial"
+    assert texts(hidden) == ["98.00\n2 epochs", "95.00"]
+    assert hidden.yaxis_inverted() and hidden.get_yscale() == "log", "the best is at the top"
+
+
+def test_learning_curves_show_each_rung_from_its_first_epoch():
+    rungs = {
+        1: {"a": [0.9], "b": [0.7], "c": []},
+        3: {"b": [0.8, 0.95, 0.96], "a": [0.7, 0.8, 0.9]},
+        5: {"b": [0.9] * 5},
+    }
+    figure = learning_curves(rungs, winner="b")
+    first, second, third = figure.axes
+    assert [len(line.get_ydata()) for line in first.lines] == [1, 1, 0], "a trial that diverged at once has no curve"
+    assert [list(line.get_xdata()) for line in second.lines] == [[1, 2, 3]] * 2
+    assert np.allclose(second.lines[0].get_ydata(), [20, 5, 4])
+    colors = [[to_hex(line.get_color()) for line in ax.lines] for ax in figure.axes]
+    assert colors == [[BLUE, ORANGE, GREY], [ORANGE, GREY], [ORANGE]]
+    assert [ax.get_title() for ax in figure.axes] == ["3 trials", "2 trials", "1 trial"]
+    assert first.get_ylim() == third.get_ylim() and first.yaxis_inverted(), "one scale"
+    (legend,) = figure.legends
+    labels = {
+        text.get_text(): to_hex(line.get_color()) for text, line in zip(legend.texts, legend.get_lines(), strict=True)
+    }
+    assert labels["winner"] == ORANGE and set(labels.values()) == {BLUE, ORANGE, GREY}
+    (ax,) = learning_curves({2: {"a": [0.9, 0.91], "b": [0.7, 0.8]}}, winner="a").axes
+    assert len(ax.lines) == 2
+
+
+def test_time_and_accuracy_of_every_trial():
+    (ax,) = time_accuracy([1, 2, 3], [0.9, 0.95, 0.96], [1, 4, 4], ["128", "64", "128"]).axes
+    assert [list(line.get_xdata()) for line in ax.lines] == [[], [2], [1], [3]], "early and late, 64 and 128"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["64", "128"]
+    assert "stopped early" in ax.get_xlabel()
+    (ax,) = time_accuracy([1, 2], [0.9, 0.95], [4, 4], ["128", "64"]).axes
+    assert "stopped early" not in ax.get_xlabel()
+    (ax,) = time_accuracy(range(1, 21), [0.9] * 20, [4] * 20, list(map(str, range(20)))).axes
+    assert ax.get_legend() is None and {line.get_color() for line in ax.lines} == {BLUE}, "too many for a legend"

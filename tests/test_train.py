@@ -1,0 +1,217 @@
+"""train.py as a user meets it: what it prints, writes and rejects."""
+
+import csv
+import re
+
+import pytest
+
+from network import Network
+
+from .conftest import ROOT
+
+
+def test_train_prints_a_table_and_writes_everything(train, tmp_path):
+    code, out, err = train("--epochs", 3, "--out", "models/my.npz")
+    lines = out.splitlines()
+    assert code == 0 and err == ""
+    assert len(lines) == 2 + 3 + 1 and len({len(line) for line in lines[1:-1]}) == 1, "the table is aligned"
+    result = re.fullmatch(r"validation accuracy (0\.\d{4}) \(tiny, epoch (\d) of 3\) -> models/my.npz", lines[-1])
+    assert result
+    written = {p.name for p in (tmp_path / "models" / "my").iterdir()}
+    assert written == {"history.csv", "curves.png", "weights.png", "pca.png", "histograms.png"}
+    with (tmp_path / "models/my/history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    best = max(float(row["validation_accuracy"]) for row in history)
+    assert len(history) == 3 and float(result[1]) == best
+    about = Network.load(tmp_path / "models/my.npz").metadata
+    assert about["validation_accuracy"] == best and about["epoch"] == int(result[2]) and about["dataset"] == "tiny"
+    assert about["recipe"]["hidden"] == [8] and about["recipe"]["batch_size"] == 50
+    assert not about["recipe"].keys() & {"out", "data_dir", "repeat"}, "they make no difference to the model"
+
+
+def test_no_validation(train, tmp_path):
+    code, out, _ = train("--epochs", 2, "--validation", 0, "--out", "m.npz")
+    assert code == 0 and re.search(r"^training accuracy 0\.\d{4} \(tiny, epoch 2 of 2\) -> m.npz$", out, re.M)
+    assert "validation loss" not in out and (tmp_path / "m" / "curves.png").exists()
+
+
+@pytest.mark.parametrize("out", ["v1.2", "v1.2.npz", "deep/er/v1.2", "數字 $a_$b$", "é"])
+def test_any_name(train, tmp_path, out):
+    code, _, err = train("--epochs", 1, "--out", out)
+    model = tmp_path / (out.removesuffix(".npz") + ".npz")
+    assert code == 0 and model.exists() and (model.with_suffix("") / "curves.png").exists() and err == ""
+
+
+def test_same_seed_same_bytes(train, tmp_path):
+    for name, seed in ("a", 5), ("b", 5), ("c", 6):
+        train("--epochs", 2, "--seed", seed, "--out", f"{name}.npz")
+    a, b, c = (tmp_path / f"{name}.npz" for name in "abc")
+    assert a.read_bytes() == b.read_bytes()
+    a, c = (Network.load(path).parameters()["0.W"] for path in (a, c))
+    assert (a != c).mean() > 0.9
+
+
+def test_the_seed_reaches_everything_random(train, monkeypatch, archive):
+    """First weights, order of the images, and the split of data of unknown order."""
+    seen = {}
+    original = Network.fit
+
+    def fit(self, images, labels, validation, **settings):
+        seen[settings["seed"]] = self.snapshot()["0.W"], validation[1]
+        return original(self, images, labels, validation, **settings)
+
+    monkeypatch.setattr(Network, "fit", fit)
+    train("--epochs", 1, "--repeat", 2, "--seed", 3, "--out", "m.npz")
+    assert sorted(seen) == [3, 4]
+    for a, b in zip(seen[3], seen[4], strict=True):
+        assert (a != b).any()
+
+
+def test_repeat(train, tmp_path):
+    code, out, _ = train("--epochs", 1, "--repeat", 3, "--seed", 4, "--out", "m.npz")
+    assert code == 0 and re.search(
+        r"^validation accuracy 0\.\d{4} \+- 0\.\d{4} \(tiny, 3 seeds\) -> m-seed4.npz", out, re.M
+    )
+    models = [tmp_path / f"m-seed{seed}.npz" for seed in (4, 5, 6)]
+    assert [Network.load(m).metadata["recipe"]["seed"] for m in models] == [4, 5, 6]
+    alone = train("--epochs", 1, "--seed", 5, "--out", "alone.npz")
+    assert alone[0] == 0 and (tmp_path / "alone.npz").read_bytes() == models[1].read_bytes()
+
+
+def test_repeat_counts_finished_runs_only(train, monkeypatch):
+    original = Network._train_epoch
+    calls = []
+
+    def epoch(self, *arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Network, "_train_epoch", epoch)
+    code, out, _ = train("--epochs", 2, "--repeat", 5, "--out", "m.npz")
+    assert code == 130 and "(tiny, 2 seeds) -> m-seed0.npz ... m-seed1.npz" in out.splitlines()[-1]
+    assert re.search(r"epoch 1 of 2\) -> m-seed2.npz", out)
+
+
+def test_recipes_and_flags_say_the_same(train, run, archive, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        f'hidden = [8]\nbatch-size = 50\nvalidation = 100\nepochs = 2\nlr = 1\nnesterov = true\ndataset = "{archive}"\n'
+    )
+    code, out, _ = run("train", "--config", recipe)
+    assert code == 0 and out.endswith("-> models/mine-tiny.npz\n")
+    train("--epochs", 2, "--lr", 1.0, "--nesterov", "--weight-decay", 5e-4, "--out", "flags.npz")
+    assert (tmp_path / "models/mine-tiny.npz").read_bytes() == (tmp_path / "flags.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in sorted((ROOT / "configs").glob("*.toml")) if "[space]" not in p.read_text()],
+    ids=lambda p: p.stem,
+)
+def test_shipped_recipes_train(path, run, archive, tmp_path):
+    code, _, err = run("train", "--config", path, "--dataset", archive, "--epochs", 1, "--validation", 100)
+    assert code == 0 and err == ""
+    assert (tmp_path / "models" / f"{path.stem}-tiny.npz").exists()
+
+
+def test_divergence_leaves_no_model(train, tmp_path):
+    code, _, err = train("--lr", 1000, "--out", "m.npz")
+    assert code == 1 and "lower lr" in err and err.count("\n") == 1
+    assert not (tmp_path / "m.npz").exists() and not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, word",
+    [
+        (["--layers", "conv 16"], "layers: 'conv 16': write conv filters size"),
+        (["--layers", "conv 4 30"], "covers 30 x 30 pixels"),
+        (["--layers", "batchnrom"], "no layer is called 'batchnrom'"),
+        (["--rotate", "-1"], "rotate must lie in [0, 180], not -1.0"),
+        (["--scale", "15"], "scale must lie in [0, 1], not 15.0"),
+        (["--augment", "--elastic", "1e39"], "elastic must lie in [0, 28]"),
+        (["--rotate", "9"], "rotate has no effect without augment: set that too"),
+        (["--layers", "relu", "--hidden", "64"], "hidden has no effect beside layers: leave one of them out"),
+        (["--smooth", "0"], "smooth must lie in [1, 28], not 0"),
+    ],
+)
+def test_bad_layers_and_strengths(train, flags, word):
+    code, _, err = train(*flags)
+    assert code == 2 and err.count("\n") == 1 and word in err
+
+
+@pytest.mark.parametrize(
+    "arguments, code, says",
+    [
+        (["--lr", "-1"], 2, "lr must be a number above 0, not -1.0"),
+        (["--lr", "nan"], 2, "lr must be"),
+        (["--lr", "fast"], 2, "--lr"),
+        (["--hidden", "0"], 2, "hidden must hold integers from 1 to 1,000,000"),
+        (["--hidden", "3.5"], 2, "--hidden"),
+        (["--momentum", "1"], 2, "momentum must lie in [0, 1)"),
+        (["--activation", "swish"], 2, "--activation"),
+        (["--epochs", "0"], 2, "epochs must be"),
+        (["--validation", "1.5"], 2, "validation must be"),
+        (["--validation", "-5"], 2, "validation must be"),
+        (["--validation=-inf"], 2, "validation must be"),
+        (["--validation", "600"], 1, "600"),
+        (["--schedule", "plateau", "--validation", "0"], 2, "validation"),
+        (["--repeat", "0"], 2, "repeat must be"),
+        (["--wings", "2"], 2, "--wings"),
+        (["--epoch", "2"], 2, "--epoch"),
+        (["--out", "."], 2, "out must name a file"),
+        (["--out", ".npz"], 2, "out must name a file"),
+        (["--validation", "0.0005"], 1, "--validation"),
+        (["--hidden", "1000000", "1000000"], 1, "memory"),
+        (["--config", "nothing.toml"], 2, "nothing.toml"),
+        (["--dataset", "nothing"], 1, "nothing"),
+        (["--dataset", "mnist", "--data-dir", "empty"], 1, "MNIST_DIR"),
+    ],
+)
+def test_one_line_for_every_mistake(train, tmp_path, arguments, code, says):
+    got, _, err = train("--out", "m.npz", *arguments)
+    assert got == code and says in err and "Traceback" not in err
+    lines = [line for line in err.splitlines() if "downloading" not in line]
+    assert len(lines) == 1 and lines[0].startswith("train.py: ")
+    assert not (tmp_path / "m.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("leraning-rate = 0.1", "unknown key 'leraning-rate'"),
+        ("lr = -1", "lr must be"),
+        ('lr = "0.1"', "lr must be"),
+        ("hidden = 512", "hidden must hold"),
+        ("standardize = 1", "standardize must be true or false"),
+        ("epochs = 2.5", "epochs must be"),
+        ("seed = true", "seed must be"),
+        ("lr = ", "not a TOML file"),
+        ("hidden = " + "[" * 20_000, "not a TOML file"),
+        ('layers = "dense 8, relu"\nhidden = [64]', "bad.toml: hidden has no effect beside layers"),
+        ("rotate = 9", "bad.toml: rotate has no effect without augment"),
+    ],
+)
+def test_bad_recipes(run, tmp_path, text, says):
+    (tmp_path / "bad.toml").write_text(text)
+    code, _, err = run("train", "--config", "bad.toml")
+    assert code == 2 and says in err and err.count("\n") == 1
+
+
+def test_nothing_of_the_users_is_written_over(run, archive, tmp_path):
+    """What --out names is told before the work if it is a file that no earlier run made."""
+    before = archive.read_bytes()
+    for name, more in ("train", []), ("hp_search", ["--workers", 1]):
+        code, out, err = run(name, "--dataset", archive, "--validation", 100, "--out", archive.with_suffix(""), *more)
+        assert code == 1 and err.count("\n") == 1 and "exists and is not a model of this program" in err and not out
+    assert archive.read_bytes() == before
+
+
+def test_unwritable_output(train, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in "file/m.npz", "file":
+        code, printed, err = train("--epochs", 1, "--out", out)
+        assert (
+            code == 1 and err.count("\n") == 1 and "Traceback" not in err and "file" in err and "epoch" not in printed
+        )

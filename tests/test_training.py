@@ -1,0 +1,215 @@
+"""app/training.py: checkpoints, resuming, Ctrl-C, the best epoch, and the figures."""
+
+import csv
+import re
+import signal
+
+import numpy as np
+import pytest
+
+import data
+import plots
+from app import training
+from network import DivergenceError, Network, spawn_rng
+from nn.architecture import LAYER_SYNTAX, LAYERS
+from nn.layers import Layer
+
+from .conftest import CNN, fast, train_process, wait_for_epoch
+
+
+def test_the_best_epoch_is_what_is_kept(train, tmp_path, archive):
+    """The model's own validation accuracy, measured again, is the best of the history."""
+
+    train("--epochs", 6, "--lr", 0.6, "--schedule", "constant", "--out", "m.npz")
+    net = Network.load(tmp_path / "m.npz")
+    images, labels, name = data.load(str(archive), "train")
+    _, validation = data.train_validation_split(images, labels, 100, name, spawn_rng(0, 2))
+    accuracy = net.evaluate(*validation)["accuracy"]
+    with (tmp_path / "m" / "history.csv").open() as file:
+        assert accuracy == max(float(row["validation_accuracy"]) for row in csv.DictReader(file))
+
+
+def test_of_equal_epochs_the_one_with_the_lowest_loss_is_best():
+    accuracies, losses = [0.5, 0.9, 0.9, 0.9], [0.1, 0.4, 0.2, 0.3]
+    history = [
+        {"epoch": epoch, "validation_accuracy": accuracy, "validation_loss": loss}
+        for epoch, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True), 1)
+    ]
+    assert training.best_epoch(history) == 3
+    assert training.best_epoch([{"epoch": 1}, {"epoch": 2}]) == 2, "without validation, the last one"
+
+
+def test_any_layer_may_come_first(train, tmp_path, monkeypatch):
+    """Pictures of first-layer weights are for layers we know, not for whatever calls a parameter W."""
+
+    class Scale(Layer):
+        def connect(self, shape):
+            self.shapes = {"W": shape}
+            return shape
+
+        def initialise(self, rng):
+            self.params["W"][:] = 1
+
+        def forward(self, x, training=False):
+            self.x = x
+            return x * self.params["W"][:, None]
+
+        def backward(self, dy, need_dx=True):
+            self.grads["W"][:] = (dy * self.x).sum(axis=1)
+            return dy * self.params["W"][:, None]
+
+    monkeypatch.setitem(LAYER_SYNTAX, "scale", (Scale,))
+    monkeypatch.setitem(LAYERS, "Scale", Scale)
+    code, _, err = train("--layers", "scale, dense 8, relu", "--epochs", 1, "--out", "m.npz")
+    assert code == 0 and err == ""
+    assert {p.name for p in (tmp_path / "m").iterdir()} == {"history.csv", "curves.png", "histograms.png"}
+
+
+def test_the_pictures_show_start_first_epoch_and_end(train, monkeypatch, tmp_path):
+
+    drawn = {}
+    original = plots.pca
+    monkeypatch.setattr(plots, "pca", lambda stages, title: drawn.update(stages) or original(stages, title))
+    train("--epochs", 1, "--out", "short.npz", "--schedule", "constant", "--validation", 0)
+    after_one = Network.load(tmp_path / "short.npz").parameters()["0.W"]
+    start = drawn["initial"].copy()
+    drawn.clear()
+    train("--epochs", 3, "--out", "long.npz", "--schedule", "constant", "--validation", 0)
+    end = Network.load(tmp_path / "long.npz").parameters()["0.W"]
+    assert list(drawn) == ["initial", "after epoch 1", "final (epoch 3)"]
+    for shown, expected in zip(drawn.values(), (start, after_one, end), strict=True):
+        assert (shown == expected).all()
+    assert (start != after_one).any() and (after_one != end).any()
+
+
+def test_a_network_on_pictures_has_pictures_of_its_own(train, tmp_path):
+    assert train("--epochs", 1, "--out", "m.npz", *CNN)[0] == 0
+    written = {p.name for p in (tmp_path / "m").iterdir()}
+    assert written == {"history.csv", "curves.png", "weights.png", "features.png", "augment.png", "histograms.png"}
+
+
+def test_filters_and_what_they_find_are_drawn_in_the_same_order(train, tmp_path, monkeypatch):
+
+    drawn = {}
+
+    def spy(name, original):
+        monkeypatch.setattr(plots, name, lambda *shown: drawn.setdefault(name, shown) and original(*shown))
+
+    spy("weight_grid", plots.weight_grid), spy("image_grid", plots.image_grid)
+    assert train("--epochs", 1, "--out", "m.npz", "--layers", "conv 5 3, relu")[0] == 0
+    net = Network.load(tmp_path / "m.npz")
+    filters = net.parameters()["0.W"]  # (5, 3, 1, 3)
+    assert (drawn["weight_grid"][0] == filters[:, :, 0, :]).all()
+    images, maps, _ = drawn["image_grid"]
+    found = net.layers[0].forward(net.standardize(images))  # (26, 5, 26, images)
+    order = np.argsort([-np.sum(weights**2) for weights in filters])
+    for i, unit in enumerate(order):
+        assert (maps[:, i] == found[:, unit].transpose(2, 0, 1)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--schedule", "plateau", "--nesterov"], CNN])
+def test_killed_and_resumed_equals_undisturbed(train, archive, tmp_path, more):
+    arguments = ["--dataset", archive, "--epochs", 60, *more]
+    train(*arguments[2:], "--out", "whole.npz")
+    for wanted in (1, 7, 30):
+        process = train_process(*arguments, "--out", "m.npz", "--resume", cwd=tmp_path)
+        wait_for_epoch(process, wanted)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close(), process.stderr.close()
+        assert (tmp_path / "m" / "checkpoint.npz").exists() and not (tmp_path / "m.npz").exists()
+    code, out, _ = train(*arguments[2:], "--out", "m.npz", "--resume")
+    assert code == 0 and len(out.splitlines()) == 63
+    assert (tmp_path / "m.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert not (tmp_path / "m" / "checkpoint.npz").exists()
+    again = train(*arguments[2:], "--out", "m.npz", "--resume")
+    assert again[0] == 0 and again[1].splitlines() == out.splitlines()[-1:], "nothing is left to do"
+
+
+def test_a_model_older_than_a_setting_is_not_trained_again(train, tmp_path):
+    train("--epochs", 2, "--out", "m.npz")
+    net = Network.load(tmp_path / "m.npz")
+    del net.metadata["recipe"]["smooth"]
+    net.save(tmp_path / "m.npz")
+    code, out, _ = train("--epochs", 2, "--out", "m.npz", "--resume")
+    assert code == 0 and out.count("\n") == 1, "nothing is left to do"
+    code, out, _ = train("--epochs", 2, "--lr", 0.3, "--out", "m.npz", "--resume")
+    assert code == 0 and out.count("\n") > 3, "another run"
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_best_so_far(archive, train, tmp_path):
+    process = train_process("--dataset", archive, "--epochs", 50000, "--out", "m.npz", cwd=tmp_path)
+    wait_for_epoch(process, 3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.count("\n") == 1 and "--resume" in err
+    assert re.search(r"^validation accuracy 0\.\d{4} \(tiny, epoch \d+ of 50000\) -> m.npz$", out, re.M)
+    Network.load(tmp_path / "m.npz")
+    assert (tmp_path / "m" / "curves.png").exists() and (tmp_path / "m" / "checkpoint.npz").exists()
+    code, _, err = train("--epochs", 400, "--out", "m.npz", "--resume")
+    assert code == 1 and "other settings" in err
+
+
+def test_ctrl_c_while_an_epoch_is_taken_in(train, monkeypatch, tmp_path):
+    """Whenever it comes, what is kept fits together."""
+    original = Network.snapshot
+    for moment in range(1, 5):
+        calls = iter(range(1, 100))
+
+        def snapshot(self, calls=calls, moment=moment):
+            if next(calls) == moment:
+                raise KeyboardInterrupt
+            return original(self)
+
+        monkeypatch.setattr(Network, "snapshot", snapshot)
+        code, out, _ = train("--epochs", 9, "--out", f"m{moment}.npz")
+        assert code == 130
+        if moment > 1:
+            assert Network.load(tmp_path / f"m{moment}.npz").metadata["epoch"] < moment
+            assert re.search(r"epoch \d of 9\)", out)
+
+
+def test_ctrl_c_before_the_first_epoch(run, archive, monkeypatch, tmp_path):
+    def interrupted(self, *_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Network, "backward", interrupted)
+    code, _, err = run("train", *fast("--dataset", archive, "--out", "m.npz"))
+    assert code == 130 and err.count("\n") == 1 and "stopped" in err and not (tmp_path / "m.npz").exists()
+
+
+def test_resume_notices_other_data(train, run, archive, tmp_path, digits):
+    train("--epochs", 1, "--out", "m.npz")
+    (x, y), _ = digits
+    other = tmp_path / "tiny.npz"  # the same name
+    np.savez(other, x_train=255 - x, y_train=y)
+    code, out, _ = run("train", *fast("--epochs", 1, "--out", "m.npz", "--resume", "--dataset", other))
+    assert code == 0 and "parameters;" in out, "trained anew"
+
+
+def test_resume_after_a_divergence_tries_again(train, monkeypatch, tmp_path):
+
+    original = Network._train_epoch
+    calls = []
+
+    def epoch(self, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise DivergenceError("lower lr")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Network, "_train_epoch", epoch)
+    code, out, err = train("--epochs", 4, "--out", "m.npz")
+    assert code == 1 and "lower lr" in err and re.search(r"epoch [12] of 4\) -> m.npz", out), "the best epoch is kept"
+    code, out, _ = train("--epochs", 4, "--out", "m.npz", "--resume")
+    assert code == 0 and len(out.splitlines()) == 7
+
+
+def test_leftovers_of_killed_writers_are_swept_away(train, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / ".checkpoint.npz.abc.part").write_text("half")
+    (tmp_path / ".m.npz.abc.part").write_text("half")
+    train("--epochs", 1, "--out", "m.npz")
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".part")]
