@@ -22,7 +22,6 @@ from search.space import FIXED, Dimension
 
 FORMAT = 2  # of the results file; in format 1 a trial continued from one rung to the next
 FINALISTS = 5  # trials that are repeated with other seeds
-TABLES = ("recipe", "space")  # of the file
 
 
 @dataclass
@@ -54,15 +53,15 @@ class SearchConfig:
         overrides: settings of the search and of all trials. dimensions: in the form that `Dimension.read` takes; one
         with a single value becomes a setting of all trials.
         """
-        values = read_toml(path)
-        tables = {name: values.pop(name, {}) for name in TABLES}
+        search = fields_from_keys(cls, {"recipe": {}, "space": {}} | read_toml(path), path)
+        tables = {name: search.pop(name) for name in ("recipe", "space")}
         for name, table in tables.items():
             if not isinstance(table, dict):
                 raise ConfigError(f"{path}: {name} must be a table, [{name}]")
         recipe, space = (fields_from_keys(Config, table, path) for table in tables.values())
         names = {spec.name for spec in fields(cls)}
-        search = fields_from_keys(cls, values, path) | {k: v for k, v in overrides.items() if k in names}
-        recipe |= {k: v for k, v in overrides.items() if k not in names}
+        search |= {name: value for name, value in overrides.items() if name in names}
+        recipe |= {name: value for name, value in overrides.items() if name not in names}
         space |= dimensions
         for name in FIXED & space.keys():
             raise ConfigError(f"{option_name(name)} cannot be searched")

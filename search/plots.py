@@ -28,25 +28,22 @@ def _errors(accuracies: Sequence[float]) -> np.ndarray:
     return np.maximum(100 * (1 - np.array(accuracies, float)), 0.01)
 
 
-def _error_axis(ax: Axes, errors: np.ndarray) -> None:
-    """Make the y axis a log scale of the error, the smallest at the top; its ticks are labelled with the accuracy."""
-    low, high = np.nanmin(errors) / 1.1, np.nanmax(errors) * 1.1
-    ticks = _error_ticks(low, high)
-    ax.set_yscale("log")
-    ax.set_ylim(high, low)
-    ax.set_yticks(ticks, [f"{100 - tick:g}" for tick in ticks])
-    ax.set_yticks([], minor=True)
-    ax.set_ylabel("validation accuracy (%)")
-
-
-def _error_ticks(low: float, high: float) -> np.ndarray:
-    """At most nine round errors (%) between low and high."""
+def _error_ticks(low: float, high: float) -> tuple[np.ndarray, list[str]]:
+    """At most nine round errors (%) between low and high, and their labels: the accuracies."""
     for steps in (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8), (1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1,):
         ticks = np.outer([0.01, 0.1, 1, 10], steps).ravel()
         ticks = ticks[(ticks >= low) & (ticks <= high)]
         if len(ticks) <= 9:
             break
-    return ticks
+    return ticks, [f"{100 - tick:g}" for tick in ticks]
+
+
+def _error_axis(ax: Axes, errors: np.ndarray) -> None:
+    """Make the y axis a log scale of the error, the smallest at the top."""
+    low, high = np.nanmin(errors) / 1.1, np.nanmax(errors) * 1.1
+    ax.set(yscale="log", ylim=(high, low), ylabel="validation accuracy (%)")
+    ax.set_yticks(*_error_ticks(low, high))
+    ax.set_yticks([], minor=True)
 
 
 def _accuracy_label(error: float, epochs: int, most: int) -> str:
@@ -83,8 +80,8 @@ def heatmaps(bins: Bins, accuracies: Sequence[float], epochs: Sequence[int], tit
         ax.set(xlabel=across, ylabel=down)
         ax.grid(False)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.01, label="best validation accuracy (%)")
-    ticks = _error_ticks(norm.vmin, norm.vmax)
-    bar.set_ticks(ticks, labels=[f"{100 - tick:g}" for tick in ticks], minor=False)
+    ticks, labels = _error_ticks(norm.vmin, norm.vmax)
+    bar.set_ticks(ticks, labels=labels)
     bar.ax.minorticks_off()
     bar.ax.invert_yaxis()
     return figure

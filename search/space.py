@@ -15,7 +15,7 @@ FIXED = {"epochs", "validation", "seed", "dataset", "data_dir", "out", "repeat"}
 
 @dataclass
 class Dimension:
-    """A hyper-parameter: a list of values, or a range, any point of which can be sampled and which has a small grid."""
+    """A hyper-parameter with a list of values, or with a range: any of its values can be sampled, its grid has few."""
 
     name: str
     values: list  # the list, or the grid of the range

@@ -49,7 +49,7 @@ def local_pool(workers: int, arrays: list[np.ndarray], folder: Path) -> WorkerPo
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".arrays-*"):  # of a killed search
         shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=".arrays-", dir=folder)).resolve()
+    folder = Path(tempfile.mkdtemp(prefix=".arrays-", dir=folder))
     try:
         paths = [folder / f"{i}.npy" for i in range(len(arrays))]
         for path, array in zip(paths, arrays, strict=True):

@@ -99,8 +99,10 @@ def test_a_shipped_model_is_kept_and_announced_once(in_process, hp_search, run, 
     assert code == 0 and err.splitlines()[0] == announced and "is now models/best-tiny-before.npz" in err
     assert backup.read_bytes() == shipped and path.read_bytes() != shipped
     assert hp_search()[2] == "", "nothing more to replace"
+    (tmp_path / "models/best-tiny/search.jsonl").unlink()
+    assert hp_search("--seed", 1)[2] == "" and backup.read_bytes() == shipped, "what is kept is never replaced"
     backup.unlink()
-    assert hp_search()[2] == "" and not backup.exists(), "the model is the search's own"
+    assert hp_search("--seed", 1)[2] == "" and not backup.exists(), "the model is the search's own"
 
 
 @pytest.mark.parametrize("method", ["grid", "random", "coordinate"])
@@ -135,6 +137,15 @@ def test_errors_are_one_line(in_process, hp_search, arguments, code, word, tmp_p
     result, _, err = hp_search(*arguments)
     assert result == code and err.count("\n") == 1 and word in err
     assert not list(tmp_path.glob("models/*.npz"))
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_search(in_process, hp_search, tmp_path):
+    path = tmp_path / "other.npz"
+    path.write_text("not a model")
+    for out in "other", "other.npz/m":
+        code, printed, err = hp_search("--out", out)
+        assert code == 1 and err.count("\n") == 1 and "other.npz" in err and printed == ""
+    assert path.read_text() == "not a model" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_ctrl_c_says_how_to_continue(hp_search, monkeypatch):

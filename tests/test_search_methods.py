@@ -72,7 +72,7 @@ def test_halving_takes_the_next_best_if_the_best_diverge(tmp_path):
         return DIVERGED if config.lr == 0.2 and config.epochs == 8 else made_up(config)
 
     search, _ = run_search(SearchConfig(recipe=EIGHT, space=SPACE), tmp_path, Submit(diverges_late))
-    assert search.ranking[0].trial.config.lr != 0.2 and search.ranking[0].mean > 0
+    assert search.ranking[0].trial.config.lr != 0.2 and search.ranking[0].scores[0] > 0
 
 
 def test_coordinate_changes_one_hyper_parameter_at_a_time(tmp_path):
