@@ -71,7 +71,7 @@ def parser() -> cli.Parser:
     result.add_argument("--workers", type=positive_int, metavar="N", help="processes to train in (one for each core)")
     result.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786")
     group = result.add_argument_group(
-        "settings of the search; each overrides the config file [default if neither has it]"
+        "settings of the search; they override the config file [in brackets: the default without one]"
     )
     add_flags(group, SearchConfig)
     add_flags(group, Config, FIXED - {"repeat"})

@@ -23,7 +23,7 @@ from nn.losses import LOSSES
 from nn.memory import Buffers, ParameterMemory
 
 FORMAT = 1  # version of the model file
-UNIT_VECTORS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)  # of (v, W, dW): see `Network.update`
+UNIT_VECTORS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)  # the (v, W, dW) of `Network.update`
 INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(
     5
 )  # purposes of a seed, each with a random stream of its own
@@ -40,7 +40,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "inverse": lambda t: 1 / (1 + 9 * t),
     "linear": lambda t: 1 - t,
     "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
-    "plateau": lambda t: 1.0,  # halved after every drop of the validation accuracy: see `count_accuracy_drops`
+    "plateau": lambda t: 1.0,  # but halved after every drop of the validation accuracy: see `count_accuracy_drops`
 }
 """Factor of the learning rate as a function of the progress t, from 0 (first step) towards 1 (end of training)."""
 
@@ -92,7 +92,7 @@ def prefetch_augmented(
 def sgd(
     v: float, w: float, dw: float, lr: float, momentum: float, weight_decay: float, nesterov: bool
 ) -> tuple[float, float]:
-    """The new velocity and the new value of a parameter: SGD with momentum (Polyak 1964) and L2.
+    """The new velocity and the new value of a parameter: SGD with momentum (Polyak 1964) and L2. See `Network.update`.
 
     g = dL/dW + weight_decay * W        the gradient of L + weight_decay / 2 * |W|^2
     v = momentum * v + g
@@ -155,7 +155,7 @@ class Network:
 
     @property
     def velocity(self) -> np.ndarray:
-        """The momentum of every parameter, as one vector; assign to resume a run."""
+        """The velocity v of every parameter, in one vector (with padding); assign to resume a run."""
         return self.memory.velocity
 
     @velocity.setter
@@ -230,9 +230,10 @@ class Network:
     def update(self, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> None:
         """One `sgd` step of every parameter; weight decay applies to weights only.
 
-        The new (v, W) is linear in (v, W, dW). So `sgd` of the three unit vectors gives the columns of a 2 x 3 matrix,
-        and one product of this matrix with the three rows of memory updates all parameters in one pass. Written line
-        by line, NumPy needs six passes, and an epoch takes 5 to 17 % longer.
+        `sgd` is linear in (v, W, dW): new (v, W) = M (v, W, dW) with a 2 x 3 matrix M, whose columns are `sgd` of the
+        three unit vectors. Without momentum and decay, M = [[0, 0, 1], [0, 1, -lr]]. One product of M with the three
+        rows of memory updates all parameters in one pass. Written line by line, NumPy needs six passes, and an epoch
+        takes 5 to 17 % longer.
         """
         matrices = []
         for decay in 0.0, weight_decay:
@@ -305,8 +306,8 @@ class Network:
                 loss, accuracy = self._train_epoch(
                     augmented, labels, order, batch_size, progress(rates), (momentum, weight_decay, nesterov)
                 )
-                if augment:
-                    self.update_bn_stats(images[order[:BN_STATS_IMAGES]])  # a random subset: the data may be sorted
+                if augment:  # a random subset, because data may be sorted by class
+                    self.update_bn_stats(images[order[:BN_STATS_IMAGES]])
                 # evaluate once more: the last step itself may have diverged
                 scores = self.evaluate(*(validation or (images[order[:batch_size]], labels[order[:batch_size]])))
             for value, limit in (loss, MAX_LOSS), (scores["loss"], MAX_LOSS if validation else MAX_BATCH_LOSS):
@@ -346,8 +347,8 @@ class Network:
     def update_bn_stats(self, images: np.ndarray) -> None:
         """Set batch norm's running averages to those over undistorted images (Ioffe & Szegedy 2015, algorithm 2).
 
-        For a network trained on augmented images: their averages differ from those at inference. A network of three
-        convolutions made a tenth fewer errors on validation images with this.
+        For a network trained on augmented images, whose averages differ from those of undistorted images. It reduced
+        the validation errors of a network with three convolutions by a tenth.
         """
         norms = [layer for layer in self.layers if isinstance(layer, BatchNorm)]
         for start in range(0, len(images) if norms else 0, EVAL_BATCH_SIZE):

@@ -47,7 +47,7 @@ def new_figure(
 ) -> tuple[Figure, list[Axes]]:
     """A figure and its `count` axes of width x height inches each, row by row."""
     rows = max(1, math.ceil(count / columns))
-    lines = textwrap.wrap(drawable(title), int(9 * columns * width))  # nine characters have about an inch
+    lines = textwrap.wrap(drawable(title), int(9 * columns * width))  # about nine characters per inch
     figure = Figure((columns * width, rows * height + 0.25 * len(lines)), layout="constrained")
     figure.suptitle("\n".join(lines), parse_math=False)  # no formulas: the title may be the name of a file
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
@@ -165,7 +165,7 @@ def histograms(parameters: dict[str, np.ndarray], title: str = "") -> Figure:
     figure, axes = new_figure(max(2.5, 5 / columns), 2.3, len(parameters), columns, title)
     for ax, (name, values) in zip(axes, parameters.items(), strict=True):
         large = values.size > 1000
-        values = values.astype(np.float64)  # float32 has no room for bins between values next to each other
+        values = values.astype(np.float64)  # float32 cannot represent bin edges between neighbouring values
         ax.hist(values.ravel(), bins=80 if large else 20, color=BLUE, log=large)
         shape = " x ".join(map(str, values.shape))
         ax.set_title(f"{name}  ({shape})\nmean {values.mean():.2g}, std {values.std():.2g}", fontsize=9)

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and read verified or not at all.
+"""Files that are written completely or not at all, and verified when read.
 
 `atomic_write` writes any file. `write` and `read` store a JSON description and named arrays in one .npz, which plain
 `numpy.load` opens too: uncompressed, no pickle, with its own SHA-256 inside. The same content gives the same bytes.
@@ -111,7 +111,7 @@ def write(path: Path, description: dict, arrays: dict[str, np.ndarray]) -> None:
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
-    """Write a header and rows to `path`, atomically. Keys that are not columns are ignored, missing values empty."""
+    """Write a header and rows to `path`, atomically. Keys that are not columns are ignored."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -123,7 +123,7 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
 def read(path: Path, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
     """The description and the arrays in `path`, every byte checked. `kind` is the word for it in error messages.
 
-    Nothing is allocated before the sizes that the file declares are compared with the file's own size.
+    No array is allocated before the sizes that the file declares are compared with its own size.
     StorageError if a check fails.
     """
     path = Path(path)

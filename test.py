@@ -5,8 +5,8 @@
       accuracy    0.9939  0.9912  0.9806  0.9842  0.9827  0.9798  0.9812  0.9825  0.9815  0.9822
     test accuracy 0.9841 (mnist, 10000 images)
 
-No other command reads the test files. Writes confusion.png, mistakes.png and mistakes.csv into models/NAME/. With
-several models, such as those of `train.py --repeat 5`, it also prints the mean and standard deviation of the accuracy.
+train.py and hp_search.py never read the test files. Writes confusion.png, mistakes.png and mistakes.csv into
+models/NAME/. With several models, such as those of `train.py --repeat 5`, it also prints mean and standard deviation.
 """
 
 import sys

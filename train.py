@@ -5,7 +5,7 @@
       ...
     validation accuracy 0.9839 (mnist, epoch 17 of 20) -> models/two_layer.npz
 
-Reads the training files only, as every command that trains or chooses. Every setting is a flag and a key of a config
+Never reads the test files. Every setting is a flag and a key of a config
 file (--config configs/two_layer.toml). Writes models/NAME.npz, and into models/NAME/ the history and the figures.
 """
 
@@ -52,7 +52,9 @@ def parser() -> cli.Parser:
     default = Path(__file__).parent / "configs" / "two_layer.toml"
     result.add_argument("--config", type=Path, default=default, help="config file (configs/two_layer.toml)")
     result.add_argument("--resume", action="store_true", help="continue a stopped run after its last finished epoch")
-    add_flags(result.add_argument_group("settings; each overrides the config file [default if neither has it]"))
+    add_flags(
+        result.add_argument_group("settings; they override the config file [in brackets: the default without one]")
+    )
     return result
 
 

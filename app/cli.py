@@ -41,7 +41,7 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
     def guarded(argv: list[str] | None = None) -> int:
         sys.stdout, sys.stderr = sys.stdout or _null_stream(), sys.stderr or _null_stream()  # None if closed
         try:
-            with contextlib.suppress(AttributeError):  # print a name that the terminal cannot show with escapes
+            with contextlib.suppress(AttributeError):  # escape characters that the terminal cannot show
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
                 return main(argv) or 0

@@ -86,13 +86,13 @@ class Config:
     )
     augment: bool = setting(False, BOOL, "train on augmented images, new ones each epoch")
     rotate: float = setting(14, in_range(0, 180), "rotation by up to +-X degrees")
-    scale: float = setting(0.15, in_range(0, 1), "width and height times a factor of up to exp(+-X)")
+    scale: float = setting(0.15, in_range(0, 1), "width and height times a random factor from exp(-X) to exp(X)")
     shear: float = setting(0.24, in_range(0, 1), "horizontal shear of up to +-X pixels per row")
     shift: float = setting(0.3, in_range(0, 28), "shift by up to +-X pixels")
     elastic: float = setting(0.8, in_range(0, 28), "std of the elastic displacement of each pixel, in pixels")
     smooth: float = setting(4, in_range(1, 28), "std of the Gaussian that smooths the displacement, in pixels")
     anneal: float = setting(
-        1, in_range(0, 1), "fraction of the augmentation that is left at the end; it decreases in the second half"
+        1, in_range(0, 1), "factor of the augmentation at the end of training; it decreases over the second half"
     )
     standardize: bool = setting(True, BOOL, "standardize with the pixel mean and std; if not, use pixel / 255")
     seed: int = setting(0, AT_LEAST_0, "random seed")
@@ -128,9 +128,9 @@ class Config:
 
     @property
     def ignored(self) -> dict[str, str]:
-        """The settings that have no effect because of another setting, with the reason and the cure."""
-        replaced = dict.fromkeys(("hidden", "activation"), "beside layers: leave one of them out")
-        unused = dict.fromkeys(AUGMENTATION, "without augment: set that too")
+        """The settings that have no effect because of another setting, with the reason and the remedy."""
+        replaced = dict.fromkeys(("hidden", "activation"), "together with layers: remove one of them")
+        unused = dict.fromkeys(AUGMENTATION, "without augment: set it too")
         return (replaced if self.layers else {}) | ({} if self.augment else unused)
 
     def reject_ignored(self, names: Iterable[str]) -> None:
@@ -204,7 +204,7 @@ def validate_config(config: Any) -> None:
 
 
 def validate_field(spec: Field, value: Any) -> Any:
-    """`value` if it has the field's type and keeps its rule; an int may stand for a float. ConfigError."""
+    """`value`, if its type and its rule are satisfied; an int is accepted for a float. ConfigError."""
     kind, rule = spec.type, spec.metadata["rule"]
     if kind == list[int]:
         fits = isinstance(value, list) and all(type(item) is int for item in value)

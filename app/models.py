@@ -1,4 +1,4 @@
-"""Model files as the commands use them: where they go, loading a digit classifier, keeping a shipped model."""
+"""Models as the commands use them: their paths, loading a digit classifier, keeping shipped ones, confusion matrix."""
 
 import math
 from pathlib import Path

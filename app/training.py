@@ -39,7 +39,7 @@ class Run:
     best: dict = field(default_factory=dict)  # all arrays after the best epoch
 
     def record_epoch(self, record: dict, network: Network) -> None:
-        """Add a finished epoch; atomic with respect to Ctrl-C, which may come at any moment."""
+        """Add a finished epoch. All is assigned at the end, so that Ctrl-C leaves a consistent state."""
         current = network.snapshot()
         history = [*self.history, record]
         best = current if best_epoch(history) == record["epoch"] else self.best
@@ -68,7 +68,7 @@ class Run:
 
 
 def same_run(metadata: dict, saved: dict) -> bool:
-    """Whether a model or checkpoint belongs to this run. A setting that is newer than the file had its default."""
+    """Whether a model or checkpoint belongs to this run. Settings missing in the file have their defaults."""
     saved = saved | {"recipe": Config().settings() | saved.get("recipe", {})}
     return metadata.items() <= saved.items()
 

@@ -26,7 +26,7 @@ def elastic_basis(smooth: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Distortion:
-    """Augmentation with these parameters; with the defaults, images stay the same.
+    """Augmentation with these parameters; the defaults do not change the images.
 
     The pixel (x, y), measured from the centre of the image, gets the intensity of the input image at
 

@@ -59,7 +59,7 @@ def check_target(arguments: argparse.Namespace) -> str:
     if not extension and target.name.lower().endswith((*formats.EXTENSIONS, ".gz")):
         parser().error(f"{target} should end in {', '.join(FILE_FORMATS)}, or name a folder")
     if extension and arguments.format:
-        parser().error(f"--as is for folders; {target.name} will be {FILE_FORMATS[extension]}, by its name")
+        parser().error(f"--as is for folders; {target.name} will be {FILE_FORMATS[extension]}, because of its name")
     if target.exists() or target.is_symlink():
         raise data.DataError(f"{target} exists: remove it, or choose another name")
     inside = Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source))

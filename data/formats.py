@@ -27,7 +27,7 @@ Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # "train" and "test": images 
 
 
 class DataError(ValueError):
-    """Data that are missing or cannot be used; the message names the file and the cure."""
+    """Data that are missing or cannot be used; the message names the file and the remedy."""
 
     exit_code = 1
 

@@ -44,7 +44,8 @@ def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
         first, more = values[: len(names)], values[len(names) :]
         keys = [*names, *more[::2]]
         if len(first) < len(names) or len(more) % 2 or len({*keys, "init"}) <= len(keys):
-            raise ValueError(f"{part.strip()!r}: write {' '.join([word, *names])}, then options as NAME VALUE")
+            form = " ".join([word, *map(str.upper, names)])
+            raise ValueError(f"{part.strip()!r}: expected {form} [OPTION VALUE ...]")
         if kind is Dense and input_shape(stack) != (784,) and not any(isinstance(layer, Flatten) for layer in stack):
             stack.append(Flatten())
         try:

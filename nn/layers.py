@@ -3,7 +3,7 @@
 The batch is the last axis. A batch of N vectors of length K is an array of shape (K, N), so a dense layer reads as in
 the textbook, y = W x + b, and the matrix product writes its result in the layout that the next layer needs.
 
-Four rules hold for every layer:
+Five rules hold for every layer:
 
 - `forward` and `backward` change neither `x` nor `dy`.
 - What they return belongs to the layer and is valid until its next call, because buffers are allocated once. (`Flatten`
@@ -11,8 +11,10 @@ Four rules hold for every layer:
 - `backward` fills `grads` with the gradients of the loss for the batch of the last `forward`.
 - Arrays that the network owns (`params`, `grads`, `state`) are written in place: np.matmul(..., out=self.grads["W"]).
   Assigning a new array, self.grads["W"] = dy @ x.T, breaks the link to the network's memory.
+- `forward` is deterministic. A random layer, such as dropout, would break resuming: a checkpoint has no state of its
+  generator.
 
-docs/layers.md tells how to add a layer in five steps.
+docs/layers.md explains how to add a layer in five steps.
 """
 
 import math
@@ -48,8 +50,8 @@ class Layer:
     """One step of the network: y = f(x), with parameters in `params` and their gradients in `grads`.
 
     The network owns the memory of both: it sets `params` and `grads` to views of its own arrays, in the shapes that
-    `connect` put into `shapes`. The views change with every update, so look them up each time. Values that belong to
-    the model but have no gradient, such as running averages, are in `state`, in the shapes of `state_shapes`.
+    `connect` put into `shapes`. An update replaces the views; `grads` is undefined until the next `backward`. Values that
+    belong to the model but have no gradient, such as running averages, are in `state`, in the shapes of `state_shapes`.
     """
 
     weight_decayed: tuple[str, ...] = ()  # names of the parameters with L2
@@ -64,7 +66,7 @@ class Layer:
         self.buffer = Buffers()
 
     def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Take the shape of one input, set `shapes`, return the shape of one output. ValueError if it does not fit."""
+        """Take the shape of one input, (K,) or (H, C, W), set `shapes`, return the shape of one output. ValueError."""
         return shape
 
     def initialise(self, rng: np.random.Generator) -> None:
@@ -121,9 +123,8 @@ class Dense(Layer):
     def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
         np.matmul(dy, self.x.T, out=self.grads["W"])
         ones = self.buffer("ones", dy.shape[1:], dy.dtype, fill=1)
-        np.matmul(
-            dy, ones, out=self.grads["b"]
-        )  # the sum over the batch as a product: 4 times as fast as dy.sum(axis=1)
+        # the sum over the batch as a product: 4 times as fast as dy.sum(axis=1)
+        np.matmul(dy, ones, out=self.grads["b"])
         if not need_dx:
             return None
         return np.matmul(self.params["W"].T, dy, out=self.buffer("dx", self.x.shape, dy.dtype))
@@ -133,8 +134,8 @@ class BatchNorm(Layer):
     """y = gamma (x - mean) / sqrt(variance + eps) + beta, for each feature, or each channel of images (H, C, W, N).
 
     In training, mean and variance are taken over the batch: M values for each feature. At inference, running averages
-    replace them: running = momentum * running + (1 - momentum) * batch, with the variance times M / (M - 1), or the
-    averages that `Network.update_bn_stats` computes.
+    replace them: running = momentum * running + (1 - momentum) * batch (in PyTorch, momentum is 1 minus this), with the
+    unbiased variance, M / (M - 1) times that of the batch; or the averages that `Network.update_bn_stats` computes.
     With x^ = (x - mean) / sqrt(variance + eps), and sums over the same M values, in training:
 
         dgamma = sum dy x^    dbeta = sum dy    dx = gamma / sqrt(variance + eps) * (dy - dbeta / M - x^ dgamma / M)

@@ -8,7 +8,7 @@ from nn.memory import Buffers
 class CrossEntropy:
     """Softmax and cross-entropy: p = exp(z) / sum exp(z),  L = -mean over the batch of log p[label].
 
-    dL/dz = (p - one_hot(label)) / N.  The largest logit is subtracted first, so that +-1e4 does not overflow.
+    dL/dz = (p - one_hot(label)) / N.  The largest logit is subtracted first, so that exp cannot overflow.
     """
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-UPDATE_CHUNK = 160_000  # columns an update handles at a time: OpenBLAS multiplies up to 10^6 elements without packing
+UPDATE_CHUNK = 160_000  # columns in one product: up to 2 * 3 * 160,000 multiplications OpenBLAS does not copy its input
 ALIGNMENT = 64  # bytes of a cache line
 
 
@@ -21,7 +21,8 @@ def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 class Buffers:
     """Named work arrays. Each is allocated at the largest size requested and returned as a view of a smaller shape.
 
-    A new buffer is filled with `fill`; it keeps these values as long as nobody writes to it.
+    dtype: an np.dtype, such as x.dtype. A new buffer is filled with `fill`, and keeps these values until somebody
+    writes to it.
     """
 
     def __init__(self) -> None:
@@ -45,9 +46,10 @@ class Buffers:
 class ParameterMemory:
     """One array of three rows for all parameters of a network: velocities v, parameters W, gradients dW.
 
-    The rows are a little longer than their content, which lies at their left end or at their right end. Each update
-    moves the content to the other end, chunk by chunk, in the order that overwrites only what was already read, as
-    memmove does. So there is no second copy, and more of the memory stays in the processor's cache.
+    A matrix product cannot write over its own input, so an update reads the content at one end of the rows and writes
+    it at the other end; the next update goes back. It goes chunk by chunk, to the right from the last one and to the
+    left from the first, and so overwrites only what was already read, as memmove does. The rows are only one chunk
+    longer than their content, so more of it stays in the processor's cache than with a second copy.
 
     layers: their `params` and `grads` become views of the rows W and dW, and move with the content. Parameters with
     weight decay come first.
@@ -60,7 +62,7 @@ class ParameterMemory:
         for layer, name in entries:
             size = math.prod(layer.shapes[name])
             columns[layer, name] = slice(end, end + size)
-            end += -(-size // 16) * 16  # keep the next entry aligned; the values in between are never used
+            end += -(-size // 16) * 16  # aligns the next entry; no view shows the padding
             if name in layer.weight_decayed:
                 decay_end = end
         gap = min(UPDATE_CHUNK, end)
@@ -91,7 +93,7 @@ class ParameterMemory:
         return self.positions[self._position][0]
 
     def multiply(self, matrix: np.ndarray, matrix_with_decay: np.ndarray) -> None:
-        """(v, W) = matrix @ (v, W, dW) for every parameter; the second matrix is for parameters with weight decay."""
+        """(v, W) = matrix @ (v, W, dW); `matrix_with_decay` is for the parameters with weight decay."""
         for old, new, with_decay in self._moves[self._position]:
             np.matmul(matrix_with_decay if with_decay else matrix, old, out=new)
         self._use_position(1 - self._position)

@@ -38,8 +38,8 @@ class Trial:
 def train_trial(config: Config, *arrays: np.ndarray) -> dict:
     """Train the network of a config from the start: the task of a worker.
 
-    arrays: training images, labels, validation images, labels. Returns the history, the seconds of training, the
-    status, "ok" or "diverged", and the reason for the latter.
+    arrays: training images, labels, validation images, labels. Returns history, seconds of training, status
+    ("ok" or "diverged") and reason ("" if ok).
     """
     images, labels, *validation = map(np.asarray, arrays)
     history, status, reason, started = [], "ok", "", time.perf_counter()

@@ -72,7 +72,7 @@ def test_what_is_refused(convert, archive, tmp_path):
     (tmp_path / "link").symlink_to("nowhere")
     for arguments, code, message in [
         ([archive, "a.csv"], 1, "one split"),
-        ([archive, "a.npz", "--as", "png"], 2, "by its name"),
+        ([archive, "a.npz", "--as", "png"], 2, "because of its name"),
         ([archive, "link"], 1, "link exists"),
         ([archive, "there"], 1, "there exists"),
         ([archive, "t.pkl.gz", "--part", "test"], 1, "needs training images"),

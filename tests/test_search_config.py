@@ -60,8 +60,8 @@ def test_flags_override_the_file():
     "space, word",
     [
         ({"layers": ["batchnrom", "relu"]}, "no layer is called 'batchnrom'"),
-        ({"layers": ["tanh", "relu"]}, "hidden has no effect beside layers"),
-        ({"layers": ["tanh"]}, "hidden has no effect beside layers"),
+        ({"layers": ["tanh", "relu"]}, "hidden has no effect together with layers"),
+        ({"layers": ["tanh"]}, "hidden has no effect together with layers"),
         ({"rotate": [5, 10]}, "rotate has no effect without augment"),
         ({"rotate": [5]}, "rotate has no effect without augment"),
         ({"epochs": [1, 2]}, "epochs cannot be searched"),

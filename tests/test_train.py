@@ -125,14 +125,14 @@ def test_divergence_leaves_no_model(train, tmp_path):
 @pytest.mark.parametrize(
     "flags, word",
     [
-        (["--layers", "conv 16"], "layers: 'conv 16': write conv filters size"),
+        (["--layers", "conv 16"], "layers: 'conv 16': expected conv FILTERS SIZE"),
         (["--layers", "conv 4 30"], "covers 30 x 30 pixels"),
         (["--layers", "batchnrom"], "no layer is called 'batchnrom'"),
         (["--rotate", "-1"], "rotate must lie in [0, 180], not -1.0"),
         (["--scale", "15"], "scale must lie in [0, 1], not 15.0"),
         (["--augment", "--elastic", "1e39"], "elastic must lie in [0, 28]"),
-        (["--rotate", "9"], "rotate has no effect without augment: set that too"),
-        (["--layers", "relu", "--hidden", "64"], "hidden has no effect beside layers: leave one of them out"),
+        (["--rotate", "9"], "rotate has no effect without augment: set it too"),
+        (["--layers", "relu", "--hidden", "64"], "hidden has no effect together with layers: remove one of them"),
         (["--smooth", "0"], "smooth must lie in [1, 28], not 0"),
     ],
 )
@@ -189,7 +189,7 @@ def test_one_line_for_every_mistake(train, tmp_path, arguments, code, says):
         ("seed = true", "seed must be"),
         ("lr = ", "not a TOML file"),
         ("hidden = " + "[" * 20_000, "not a TOML file"),
-        ('layers = "dense 8, relu"\nhidden = [64]', "bad.toml: hidden has no effect beside layers"),
+        ('layers = "dense 8, relu"\nhidden = [64]', "bad.toml: hidden has no effect together with layers"),
         ("rotate = 9", "bad.toml: rotate has no effect without augment"),
     ],
 )
