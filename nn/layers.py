@@ -50,8 +50,9 @@ class Layer:
     """One step of the network: y = f(x), with parameters in `params` and their gradients in `grads`.
 
     The network owns the memory of both: it sets `params` and `grads` to views of its own arrays, in the shapes that
-    `connect` put into `shapes`. An update replaces the views; `grads` is undefined until the next `backward`. Values that
-    belong to the model but have no gradient, such as running averages, are in `state`, in the shapes of `state_shapes`.
+    `connect` put into `shapes`. An update replaces the views; `grads` is undefined until the next `backward`. Arrays
+    that belong to the model but have no gradient, such as running averages, are in `state`, with the shapes in
+    `state_shapes`.
     """
 
     weight_decayed: tuple[str, ...] = ()  # names of the parameters with L2
