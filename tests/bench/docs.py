@@ -13,14 +13,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from photos import KINDS
-from tables import ROOT, write_block
+ENVIRONMENT = dict(os.environ)  # before the import of photos, which limits BLAS to one thread
 
-from data import mnist
+import numpy as np  # noqa: E402
+from photos import KINDS  # noqa: E402
+from tables import ROOT, write_block  # noqa: E402
+
+from data import mnist  # noqa: E402
 
 PHOTOS = {  # file name: kind of photo, index of the test image
-    "grid paper.png": ("squared paper", 18),
+    "grid paper.png": ("squared paper", 32),
     "light on dark.png": ("280 x 280, white on black", 11),
     "off the centre.png": ("off the centre", 4),
     "thick strokes.png": ("thick strokes", 61),
@@ -35,7 +37,7 @@ def run(command: str) -> str:
     """What a command prints, on stdout."""
     words = [sys.executable if word == "python" else word for word in command.split()]
     words = [ROOT / word if (ROOT / word).suffix == ".py" and (ROOT / word).exists() else word for word in words]
-    return subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE).stdout.rstrip("\n")
+    return subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE, env=ENVIRONMENT).stdout.rstrip("\n")
 
 
 def example(*commands: str, keep: slice | None = None) -> str:
@@ -76,8 +78,8 @@ def search() -> None:
 
 def main() -> None:
     """Make the examples that are named, or all."""
-    if os.environ.get("MNIST_DIR"):
-        os.environ["MNIST_DIR"] = str(Path(os.environ["MNIST_DIR"]).resolve())
+    if "MNIST_DIR" in ENVIRONMENT:
+        os.environ["MNIST_DIR"] = ENVIRONMENT["MNIST_DIR"] = str(Path(ENVIRONMENT["MNIST_DIR"]).resolve())
     examples = {"train": train, "predict": predict, "search": search}
     for name in sys.argv[1:] or examples:
         with tempfile.TemporaryDirectory() as folder:
