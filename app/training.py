@@ -4,8 +4,10 @@ Used by train.py for every seed, and by hp_search.py for the winner.
 """
 
 import contextlib
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,11 +56,19 @@ class Run:
         storage.write(path, description, arrays | {"velocity": network.velocity})
 
     def resume(self, path: Path, network: Network) -> None:
-        """Restore run and network from a checkpoint. StorageError if it belongs to another run."""
+        """Restore run and network from a checkpoint. StorageError, and nothing is changed, if that is impossible."""
         description, arrays = storage.read(path, "checkpoint")
-        if not same_run(self.metadata, description["about"]):
-            raise storage.StorageError(f"{path} belongs to a run with other settings: use those, or remove it")
-        groups = {group: {} for group in ("now", "first", "best")}
+        groups = {"now": {}, "first": {}, "best": {}}
+        try:
+            if not isinstance(description.get("about"), dict):
+                raise DamagedError("it has no description of its run")
+            if not same_run(self.metadata, description["about"]):
+                raise storage.StorageError(f"{path} belongs to a run with other settings: use those, or remove it")
+            check_arrays(arrays, network)
+            check_history(description.get("history"), self.metadata["recipe"])
+        except DamagedError as error:
+            reason = f"{path} is damaged or not a checkpoint of this program ({error}): remove it"
+            raise storage.StorageError(reason) from None
         network.velocity = arrays.pop("velocity")
         for name, a in arrays.items():
             group, _, name = name.partition(".")
@@ -67,10 +77,48 @@ class Run:
         self.history, self.after_epoch_1, self.best = description["history"], groups["first"], groups["best"]
 
 
+class DamagedError(ValueError):
+    """What is wrong inside a checkpoint."""
+
+
+def check_arrays(arrays: dict[str, np.ndarray], network: Network) -> None:
+    """DamagedError unless these are the arrays that `Run.save` writes for such a network, with finite values."""
+    current = network.arrays()
+    groups = {"now": current, "first": {name: a for name, a in current.items() if name == "0.W"}, "best": current}
+    expected = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
+    expected["velocity"] = network.velocity
+    layout, wanted = ({name: (a.shape, a.dtype) for name, a in each.items()} for each in (arrays, expected))
+    if layout != wanted:
+        raise DamagedError("its arrays do not match the network")
+    if not all(np.isfinite(a).all() for a in arrays.values()):
+        raise DamagedError("not all its values are finite")
+
+
+def check_history(history: Any, settings: dict) -> None:
+    """DamagedError unless this is a record, with finite numbers, for each of the first epochs of such a run."""
+    if not isinstance(history, list) or not 1 <= len(history) <= settings["epochs"]:
+        raise DamagedError("its history is not a list of epochs")
+    keys = {key for key in COLUMNS if settings["validation"] or "validation" not in key}
+    for epoch, record in enumerate(history, 1):
+        if not isinstance(record, dict) or record.keys() != keys:
+            raise DamagedError(f"the record of epoch {epoch} has other keys")
+        if any(not is_finite_number(value) for value in record.values()):
+            raise DamagedError(f"the record of epoch {epoch} holds something else than finite numbers")
+        if type(record["epoch"]) is not int or record["epoch"] != epoch:
+            raise DamagedError(f"the record of epoch {epoch} has another number")
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether this is an int or a float, not a bool, that a float can hold and that is not infinite or NaN."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
 def same_run(metadata: dict, saved: dict) -> bool:
     """Whether a model or checkpoint belongs to this run. Settings missing in the file have their defaults."""
-    saved = saved | {"recipe": Config().settings() | saved.get("recipe", {})}
-    return metadata.items() <= saved.items()
+    recipe = saved.get("recipe", {})
+    if not isinstance(recipe, dict):
+        return False
+    return metadata.items() <= (saved | {"recipe": Config().settings() | recipe}).items()
 
 
 def best_epoch(history: list[dict]) -> int:

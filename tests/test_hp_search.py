@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import storage
 from network import Network
 from search import workers
 
@@ -70,6 +71,16 @@ def test_a_finished_search_is_not_repeated_nor_overwritten(in_process, hp_search
         code, _, err = hp_search(*more)
         assert code == 1 and err.count("\n") == 1 and "give another --out" in err
     assert [path.stat().st_mtime_ns for path in files] == before
+
+
+def test_a_damaged_checkpoint_of_the_winner_is_replaced(in_process, hp_search, tmp_path):
+    hp_search("--out", "m")
+    model = tmp_path / "m.npz"
+    content, metadata = model.read_bytes(), Network.load(model).metadata
+    model.unlink()
+    storage.write(tmp_path / "m" / "checkpoint.npz", {"about": metadata, "history": "none"}, {})
+    code, _, err = hp_search("--out", "m")
+    assert code == 0 and err == "" and model.read_bytes() == content
 
 
 def test_results_of_paused_trials_are_refused(in_process, hp_search, tmp_path):

@@ -9,7 +9,9 @@ import pytest
 
 import data
 import plots
+import storage
 from app import training
+from app.config import Config
 from network import DivergenceError, Network, spawn_rng
 from nn.architecture import LAYER_SYNTAX, LAYERS
 from nn.layers import Layer
@@ -213,3 +215,76 @@ def test_leftovers_of_killed_writers_are_swept_away(train, tmp_path):
     (tmp_path / ".m.npz.abc.part").write_text("half")
     train("--epochs", 1, "--out", "m.npz")
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".part")]
+
+
+ZEROS = np.zeros(8, np.float32)
+VALIDATED = {"validation_loss": 1, "validation_accuracy": 1}
+
+
+def record(epoch=1, **changes):
+    """The record of an epoch."""
+    return {"epoch": epoch, "train_loss": 1.5, "train_accuracy": 0.5, "lr": 0.1, "seconds": 2} | VALIDATED | changes
+
+
+@pytest.fixture(scope="module")
+def stopped():
+    """A run after an epoch, and its network."""
+    config = Config(hidden=[8], epochs=3)
+    network = config.build_network()
+    run = training.Run({"dataset": "tiny", "recipe": config.settings()})
+    run.record_epoch(record(), network)
+    return run, network
+
+
+@pytest.mark.parametrize(
+    "changes, more, reason",
+    [
+        ({"about": None}, {}, "no description of its run"),
+        ({"about": {"recipe": [1]}}, {}, "other settings"),
+        ({"history": None}, {}, "not a list of epochs"),
+        ({"history": {}}, {}, "not a list of epochs"),
+        ({"history": []}, {}, "not a list of epochs"),
+        ({"history": [record(epoch) for epoch in range(1, 5)]}, {}, "not a list of epochs"),
+        ({"history": ["epoch"]}, {}, "epoch 1 has other keys"),
+        ({"history": [record(), {"epoch": 2}]}, {}, "epoch 2 has other keys"),
+        ({"history": [record(more=1)]}, {}, "epoch 1 has other keys"),
+        ({"history": [record(lr="0.1")]}, {}, "finite numbers"),
+        ({"history": [record(train_loss=None)]}, {}, "finite numbers"),
+        ({"history": [record(train_loss=True)]}, {}, "finite numbers"),
+        ({"history": [record(train_loss=10**400)]}, {}, "finite numbers"),
+        ({"history": [record(2)]}, {}, "another number"),
+        ({"history": [record(1.0)]}, {}, "another number"),
+        ({}, {"velocity": None}, "do not match"),
+        ({}, {"best.0.W": None}, "do not match"),
+        ({}, {"first.0.W": None}, "do not match"),
+        ({}, {"other.0.W": ZEROS}, "do not match"),
+        ({}, {"more": ZEROS}, "do not match"),
+        ({}, {"now.0.b": np.zeros(1, np.float32)}, "do not match"),
+        ({}, {"velocity": np.zeros(1, np.float32)}, "do not match"),
+        ({}, {"best.0.b": np.zeros(8)}, "do not match"),
+        ({}, {"now.0.b": np.zeros(8, np.int64)}, "do not match"),
+        ({}, {"now.0.b": ZEROS * np.nan}, "finite"),
+    ],
+)
+def test_a_checkpoint_with_wrong_content_changes_nothing(stopped, tmp_path, changes, more, reason):
+    run, network = stopped
+    run.save(tmp_path / "c.npz", network)
+    description, arrays = storage.read(tmp_path / "c.npz", "checkpoint")
+    arrays = {name: a for name, a in (arrays | more).items() if a is not None}
+    storage.write(tmp_path / "c.npz", description | changes, arrays)
+    again, fresh = training.Run(run.metadata), Config(hidden=[8], epochs=3, seed=5).build_network()
+    before = fresh.snapshot()
+    with pytest.raises(storage.StorageError, match=reason) as caught:
+        again.resume(tmp_path / "c.npz", fresh)
+    assert "\n" not in str(caught.value) and "remove it" in str(caught.value)
+    assert again == training.Run(run.metadata)
+    assert all((a == before[name]).all() for name, a in fresh.arrays().items()) and not fresh.velocity.any()
+
+
+def test_a_checkpoint_restores_all(stopped, tmp_path):
+    run, network = stopped
+    run.save(tmp_path / "c.npz", network)
+    again, fresh = training.Run(run.metadata), Config(hidden=[8], epochs=3, seed=5).build_network()
+    again.resume(tmp_path / "c.npz", fresh)
+    assert again.history == run.history and again.best.keys() == run.best.keys()
+    assert all((a == network.arrays()[name]).all() for name, a in fresh.arrays().items())
