@@ -205,6 +205,14 @@ class Network:
         x *= 1 / self.std
         return x.reshape(*self.input_shape, len(batch))
 
+    def standardized_range(self) -> np.ndarray:
+        """mean, std, 1 / std, and the pixels 0 and 255 as `standardize` makes them, all in `dtype`.
+
+        Finite for statistics that can be used: in float32 a mean of 1e39, or a std of 1e-45, becomes infinite.
+        """
+        mean, std, scale = np.array([self.mean, self.std, 1 / self.std]).astype(self.dtype)
+        return np.array([mean, std, scale, (0 - mean) * scale, (255 - mean) * scale])
+
     def validate_images(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
         """ValueError unless these are images, each with a class if there are labels."""
         if images.dtype != np.uint8 or images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(self.input_shape):
@@ -432,7 +440,10 @@ class Network:
             network.mean = float(description["input"]["mean"])
             network.std = float(description["input"]["deviation"])
             network.metadata = dict(description["about"])
-            numbers = [network.mean, 1 / network.std, *(np.sum(a) for a in arrays.values())]
+            if not network.std > 0:
+                raise ValueError("the std of its pixels is not above 0")
+            with np.errstate(all="ignore"):  # what overflows is reported below, as an error
+                numbers = [*network.standardized_range(), *(np.sum(a) for a in arrays.values())]
             if not np.isfinite(numbers).all():
                 raise ValueError("not all its values are finite")
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -23,6 +23,9 @@ import numpy as np
 
 DESCRIPTION = "description"  # name of the array that holds the JSON text, as bytes
 MAX_BYTES = 2**30  # far above any model or dataset here, far below what would fill the memory
+MAX_MEMBERS = 10_000  # arrays in a file, with the description; each costs 60 us to read
+MAX_TEXT = 2**20  # bytes of JSON, unless the caller allows more: far above any model's description
+HEADER_BYTES = 128  # of an array, before its values
 DTYPES = {"float32", "float64", "uint8", "int64"}
 
 
@@ -100,12 +103,16 @@ def _umask() -> int:
     return mask
 
 
-def write(path: Path, description: dict, arrays: dict[str, np.ndarray]) -> None:
-    """Write `description` (a JSON object) and `arrays` to `path`, atomically."""
+def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text: int = MAX_TEXT) -> None:
+    """Write `description` (a JSON object) and `arrays` to `path`, atomically. StorageError if it is too large."""
     if sum(a.nbytes for a in arrays.values()) > MAX_BYTES:
         raise StorageError(f"{path} would be larger than {MAX_BYTES >> 20} MiB: use a smaller network")
+    if len(arrays) >= MAX_MEMBERS:
+        raise StorageError(f"{path} would have more than {MAX_MEMBERS:,} arrays: use a network with fewer layers")
     arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     text = json.dumps({**description, "sha256": _digest(description, arrays)}, sort_keys=True, allow_nan=False).encode()
+    if len(text) > max_text:
+        raise StorageError(f"{path} would have a description of more than {max_text:,} bytes")
     with atomic_write(path) as file:
         np.savez(file, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)
 
@@ -120,10 +127,11 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
         file.write(text.getvalue().encode(errors="surrogateescape"))
 
 
-def read(path: Path, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
+def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[str, np.ndarray]]:
     """The description and the arrays in `path`, every byte checked. `kind` is the word for it in error messages.
 
-    No array is allocated before the sizes that the file declares are compared with its own size.
+    No array is allocated before the sizes that the file declares are compared with its own size. The number of arrays
+    and the bytes of the description, at most `max_text`, are limited before they are parsed, which takes time.
     StorageError if a check fails.
     """
     path = Path(path)
@@ -137,7 +145,8 @@ def read(path: Path, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            arrays = {name: _read_array(archive, info) for name, info in _list_members(archive, len(content)).items()}
+            members = _list_members(archive, len(content), max_text)
+            arrays = {name: _read_array(archive, info) for name, info in members.items()}
         description = json.loads(arrays.pop(DESCRIPTION).tobytes())
         if description.pop("sha256") != _digest(description, arrays):
             raise ValueError("its SHA-256 does not match its content")
@@ -147,8 +156,10 @@ def read(path: Path, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
     return description, arrays
 
 
-def _list_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+def _list_members(archive: zipfile.ZipFile, size: int, max_text: int) -> dict[str, zipfile.ZipInfo]:
     infos = archive.infolist()
+    if len(infos) > MAX_MEMBERS:
+        raise ValueError(f"more than {MAX_MEMBERS:,} members")
     members = {info.filename.removesuffix(".npy"): info for info in infos}
     if len(members) != len(infos) or DESCRIPTION not in members:
         raise ValueError("wrong members")
@@ -156,6 +167,8 @@ def _list_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipI
         raise ValueError("compressed members")
     if sum(info.file_size for info in infos) > size:
         raise ValueError("members larger than the file")
+    if members[DESCRIPTION].file_size > max_text + HEADER_BYTES:
+        raise ValueError(f"a description of more than {max_text:,} bytes")
     return members
 
 

@@ -19,6 +19,7 @@ from network import DivergenceError, Network
 from nn.convolution import Conv2D
 from nn.layers import Dense
 
+MAX_TEXT = 2**26  # bytes of a checkpoint's description; the record of an epoch takes about 200, so 300,000 epochs
 SHOWN_IMAGES = 6  # in the figures of feature maps and augmented images
 COLUMNS = {  # of the table: title and format of each key of a record
     "epoch": ("epoch", "d"),
@@ -53,11 +54,11 @@ class Run:
         groups = {"now": network.arrays(), "first": self.after_epoch_1, "best": self.best}
         arrays = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
         description = {"about": self.metadata, "history": self.history}
-        storage.write(path, description, arrays | {"velocity": network.velocity})
+        storage.write(path, description, arrays | {"velocity": network.velocity}, MAX_TEXT)
 
     def resume(self, path: Path, network: Network) -> None:
         """Restore run and network from a checkpoint. StorageError, and nothing is changed, if that is impossible."""
-        description, arrays = storage.read(path, "checkpoint")
+        description, arrays = storage.read(path, "checkpoint", MAX_TEXT)
         groups = {"now": {}, "first": {}, "best": {}}
         try:
             if not isinstance(description.get("about"), dict):

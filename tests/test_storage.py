@@ -132,6 +132,23 @@ def test_sizes_are_limited(tmp_path, monkeypatch):
         storage.write(tmp_path / "y.npz", {}, {"a": EYE})
 
 
+def test_arrays_and_text_are_limited_before_they_are_parsed(tmp_path, monkeypatch):
+    arrays = {f"{i}": np.zeros(1, np.float32) for i in range(5)}
+    storage.write(tmp_path / "x.npz", {"text": "a" * 100}, arrays)
+    monkeypatch.setattr(json, "loads", lambda _: pytest.fail("parsed"))
+    with pytest.raises(StorageError, match="a description of more than 100 bytes"):
+        storage.read(tmp_path / "x.npz", "model", 100)
+    with pytest.raises(StorageError, match="more than 100 bytes"):
+        storage.write(tmp_path / "y.npz", {"text": "a" * 100}, arrays, 100)
+    monkeypatch.setattr(storage, "_read_array", lambda *_: pytest.fail("parsed"))
+    monkeypatch.setattr(storage, "MAX_MEMBERS", 5)
+    with pytest.raises(StorageError, match="more than 5 members"):
+        storage.read(tmp_path / "x.npz", "model")
+    with pytest.raises(StorageError, match="more than 5 arrays"):
+        storage.write(tmp_path / "y.npz", {}, arrays)
+    assert not (tmp_path / "y.npz").exists()
+
+
 def test_declared_sizes_must_fit_into_the_file(tmp_path):
     """Two entries of the zip's directory that point to the same bytes: sizes add up to more than there is."""
     archive(tmp_path / "x.npz", [("description.npy", bytes(10_000)), ("0.W.npy", npy(EYE))])
@@ -148,6 +165,9 @@ def test_declared_sizes_must_fit_into_the_file(tmp_path):
     assert "larger than the file" in read_error(tmp_path / "x.npz")
 
 
+UNUSABLE = [(1e39, 1), (-1e39, 1), (0, 1e39), (0, 1e-39), (0, 1e-45), (0, 1e-310), (0, -1), (1e30, 1e-30), (0, 1e-37)]
+
+
 def test_a_sound_file_with_other_content_is_not_a_model(tmp_path, model):
     description, arrays = storage.read(model, "model")
     wrong = [
@@ -162,10 +182,13 @@ def test_a_sound_file_with_other_content_is_not_a_model(tmp_path, model):
         ({"input": None}, {}),
         ({"input": {"shape": [784], "mean": 10**400, "deviation": 1}}, {}),
         ({"input": {"shape": [784], "mean": 0, "deviation": 0}}, {}),
+        *(({"input": {"shape": [784], "mean": mean, "deviation": std}}, {}) for mean, std in UNUSABLE),
         ({"input": {"shape": [], "mean": 0, "deviation": 1}}, {}),
         ({"layers": []}, {}),
         ({"about": [1]}, {}),
         ({}, {"0.b": np.full(1, np.nan, np.float32)}),
+        ({}, {"0.b": np.full(1, np.inf, np.float32)}),
+        ({}, {"0.W": np.full((1, 784), 3e38, np.float32)}),
         ({}, {"0.W": np.zeros((2, 2), np.float32)}),
         ({}, {"9.W": np.zeros((2, 2), np.float32)}),
     ]

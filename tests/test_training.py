@@ -1,6 +1,7 @@
 """app/training.py: checkpoints, resuming, Ctrl-C, the best epoch, and the figures."""
 
 import csv
+import json
 import re
 import signal
 
@@ -279,6 +280,22 @@ def test_a_checkpoint_with_wrong_content_changes_nothing(stopped, tmp_path, chan
     assert "\n" not in str(caught.value) and "remove it" in str(caught.value)
     assert again == training.Run(run.metadata)
     assert all((a == before[name]).all() for name, a in fresh.arrays().items()) and not fresh.velocity.any()
+
+
+def test_a_checkpoint_holds_a_long_history(tmp_path):
+    """Up to 100,000 epochs, with numbers as long as they get; here a tenth of them, to save time."""
+    config = Config(hidden=[], epochs=100_000)
+    network, run = config.build_network(), training.Run({"dataset": "tiny", "recipe": config.settings()})
+    third = -1 / 30_000
+    run.record_epoch(record(), network)
+    losses = dict.fromkeys(("train_loss", "train_accuracy", "lr", "seconds", *VALIDATED), third)
+    run.history = [record(epoch, **losses) for epoch in range(90_001, 100_001)]
+    assert 10 * len(json.dumps(run.history)) < training.MAX_TEXT
+    run.history = [record | {"epoch": epoch} for epoch, record in enumerate(run.history, 1)]
+    run.save(tmp_path / "c.npz", network)
+    again = training.Run(run.metadata)
+    again.resume(tmp_path / "c.npz", network)
+    assert again.history == run.history
 
 
 def test_a_checkpoint_restores_all(stopped, tmp_path):
