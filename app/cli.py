@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
 
+MAX_MESSAGE = 300  # characters of a message on stderr
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and that accepts no abbreviations."""
@@ -23,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, one_line(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
     def add_data_dir(self) -> None:
         """Add the flag --data-dir."""
@@ -78,7 +80,16 @@ def fail(message: str, exit_code: int) -> int:
 
 def warn(message: str) -> None:
     """Print one line on stderr, above any progress bar."""
-    tqdm.write(printable(message), file=sys.stderr)
+    tqdm.write(one_line(message), file=sys.stderr)
+
+
+def one_line(message: str) -> str:
+    """The message in one printable line of at most MAX_MESSAGE characters: of a longer one, the middle is left out."""
+    message = printable(message)
+    if len(message) <= MAX_MESSAGE:
+        return message
+    half = (MAX_MESSAGE - len(" ... ")) // 2
+    return f"{message[:half]} ... {message[-half:]}"
 
 
 def printable(text: str) -> str:

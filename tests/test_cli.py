@@ -17,6 +17,34 @@ def test_names_stay_on_their_line():
     assert cli.printable("a\nb\x1b[31m é") == "a\\nb\\x1b[31m é"
 
 
+def test_a_long_message_loses_its_middle():
+    text = "start " + "x\n" * 10**6 + " end"
+    line = cli.one_line(text)
+    assert 290 < len(line) <= 300 and line.startswith("start x\\n") and " ... " in line and line.endswith(" end")
+    assert cli.one_line("x" * 300) == "x" * 300 and len(cli.one_line("x" * 301)) <= 300
+
+
+def one_short_line(stderr):
+    return stderr.endswith("\n") and stderr[:-1].isprintable() and len(stderr) <= 301
+
+
+def test_warnings_and_errors_are_one_short_line(capsys):
+    for message in "a\nb\x1b[31m", "x" * 10**5:
+        cli.warn(message)
+        assert one_short_line(capsys.readouterr().err)
+        assert cli.fail(message, 1) == 1
+        assert one_short_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "argument", ["--wings\n2", "--lr=a\nb\x1b[31m", "--activation=\x1b]0;title\x07", "--x" * 10**5]
+)
+def test_errors_about_arguments_are_one_short_line(run, argument):
+    code, _, err = run("train", argument)
+    assert code == 2 and one_short_line(err) and err.startswith("train.py: ")
+    assert err.endswith("; see train.py --help\n")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_output_that_is_full_or_closed(archive, train, tmp_path):
