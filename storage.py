@@ -2,6 +2,7 @@
 
 `atomic_write` writes any file. `write` and `read` store a JSON description and named arrays in one .npz, which plain
 `numpy.load` opens too: uncompressed, no pickle, with its own SHA-256 inside. The same content gives the same bytes.
+`try_lock` and `locked` keep other processes away.
 """
 
 import contextlib
@@ -21,10 +22,16 @@ from typing import IO
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # on Windows, where nothing is locked: two processes with the same files are not detected
+    fcntl = None
+
 DESCRIPTION = "description"  # name of the array that holds the JSON text, as bytes
 MAX_BYTES = 2**30  # far above any model or dataset here, far below what would fill the memory
 MAX_MEMBERS = 10_000  # arrays in a file, with the description; each costs 60 us to read
 MAX_TEXT = 2**20  # bytes of JSON, unless the caller allows more: far above any model's description
+LOCK_ATTEMPTS = 100  # each fails only if another process removes its lock file at that moment
 HEADER_BYTES = 128  # of an array, before its values
 DTYPES = {"float32", "float64", "uint8", "int64"}
 
@@ -75,6 +82,44 @@ def remove_temporary_files(folder: Path, name: str | None = None) -> None:
     """
     for part in folder.glob(f".{glob.escape(name) if name else '*'}.*.part"):
         part.unlink(missing_ok=True)
+
+
+def try_lock(file: IO) -> bool:
+    """Lock an open file until it is closed; False if it is locked already. A killed process leaves no lock.
+
+    True, without a lock, if the system or the file system has none.
+    """
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def locked(path: Path, message: str) -> Iterator[None]:
+    """Create and lock the file `path` for the block, then remove it. StorageError(message) if it is locked already.
+
+    A folder that is made for it, or that is empty at the end, is removed too.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(LOCK_ATTEMPTS if fcntl else 0):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another process may remove file and folder at any time
+                    file = stack.enter_context(path.open("ab"))
+                    if not try_lock(file):
+                        raise StorageError(message)
+                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                        stack.callback(path.unlink, missing_ok=True)  # before the file is closed, while it is locked
+                        break
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            path.parent.rmdir()
 
 
 def check_writable(path: Path) -> None:

@@ -3,7 +3,6 @@
 Used by train.py for every seed, and by hp_search.py for the winner.
 """
 
-import contextlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,8 +140,22 @@ def train(
     """Train one model, from its first epoch or from the last checkpoint, and write the model file and the figures.
 
     Returns the metadata of the model, None if there is no model, and the exit code. `resume_hint` tells the user how
-    to continue after Ctrl-C.
+    to continue after Ctrl-C. StorageError if another process trains this model.
     """
+    with storage.locked(path.with_suffix("") / ".lock", f"{path} is being trained by another process"):
+        return train_locked(config, metadata, training, validation, path, resume, resume_hint)
+
+
+def train_locked(
+    config: Config,
+    metadata: dict,
+    training: tuple,
+    validation: tuple | None,
+    path: Path,
+    resume: bool,
+    resume_hint: str,
+) -> tuple[dict | None, int]:
+    """`train`, without the lock."""
     folder = path.with_suffix("")
     checkpoint = folder / "checkpoint.npz"
     storage.check_writable(path)
@@ -179,8 +192,6 @@ def train(
         save_figures(network, config, run, folder, training[0][:SHOWN_IMAGES])
     if exit_code != 130:
         checkpoint.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty
-        folder.rmdir()
     return network.metadata or None, exit_code
 
 

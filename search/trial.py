@@ -9,11 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # on Windows, where two searches with the same journal are not detected
-    fcntl = None
-
+import storage
 from app.config import Config, option_name
 from network import DivergenceError
 
@@ -72,12 +68,9 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
-            if fcntl:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not storage.try_lock(self._file):
+                raise SearchError(f"{path} is in use by another search")
             self.results, end = self._read(search)
-        except BlockingIOError:
-            self.close()
-            raise SearchError(f"{path} is in use by another search") from None
         except SearchError:
             self.close()
             raise

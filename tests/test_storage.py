@@ -5,6 +5,8 @@ import io
 import json
 import os
 import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import storage
 from network import Network
 from nn.architecture import mlp
 from storage import StorageError
+
+from .conftest import ROOT
 
 
 @pytest.fixture
@@ -292,6 +296,67 @@ def test_file_and_folder_are_flushed_to_disk(tmp_path, monkeypatch):
     with storage.atomic_write(tmp_path / "a.txt") as file:
         file.write(b"new")
     assert synced == [("file", False), ("folder", True)]
+
+
+def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path):
+    path = tmp_path / "m" / ".lock"
+    with storage.locked(path, "busy"):
+        with pytest.raises(StorageError, match="busy"), storage.locked(path, "busy"):
+            pass
+        assert path.exists(), "whoever is refused removes nothing"
+    assert not list(tmp_path.iterdir()), "nor is an empty folder left"
+    path.parent.mkdir()
+    (tmp_path / "m" / "mine").touch()
+    with pytest.raises(RuntimeError), storage.locked(path, "busy"):
+        raise RuntimeError
+    assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine"]
+
+
+@pytest.mark.skipif(not storage.fcntl, reason="the system has no locks")
+def test_the_lock_file_of_a_killed_process_does_not_block(tmp_path):
+    path = tmp_path / ".lock"
+    code = "import os, signal, sys, storage\nwith storage.locked(storage.Path(sys.argv[1]), 'busy'):\n"
+    code += "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, timeout=60)
+    (tmp_path / "mine").touch()
+    assert path.exists()
+    with storage.locked(path, "busy"):
+        pass
+    assert not path.exists()
+
+
+@pytest.mark.skipif(not storage.fcntl, reason="the system has no locks")
+def test_a_lock_file_that_is_removed_while_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    """Between opening and locking, the process before removed the file: a third one would lock a new file."""
+    path, calls, original = tmp_path / "m" / ".lock", [], storage.try_lock
+
+    def try_lock(file):
+        calls.append(file)
+        if len(calls) == 1:
+            path.unlink(), path.parent.rmdir()
+        return original(file)
+
+    monkeypatch.setattr(storage, "try_lock", try_lock)
+    with storage.locked(path, "busy"):
+        with path.open("ab") as other:
+            assert not original(other)
+        assert len(calls) == 2
+
+
+def test_without_locks_all_goes_on(tmp_path, monkeypatch):
+    """On a file system, or a system, that has none."""
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    path = tmp_path / "m" / ".lock"
+    if storage.fcntl:
+        monkeypatch.setattr(storage.fcntl, "flock", flock)
+        with storage.locked(path, "busy"), storage.locked(path, "busy"):
+            pass
+    monkeypatch.setattr(storage, "fcntl", None)
+    with storage.locked(path, "busy"), storage.locked(path, "busy"):
+        assert not path.exists()
 
 
 def test_csv(tmp_path):

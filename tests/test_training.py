@@ -218,6 +218,28 @@ def test_leftovers_of_killed_writers_are_swept_away(train, tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".part")]
 
 
+@pytest.mark.skipif(not storage.fcntl, reason="the system has no locks")
+def test_two_trainings_into_one_model(train, monkeypatch, tmp_path):
+    """The second is refused, and touches nothing of the first."""
+    original, refused = Network._train_epoch, []
+
+    def epoch(self, *arguments):
+        part = tmp_path / "m" / ".checkpoint.npz.abc.part"
+        part.touch()
+        code, _, err = train("--epochs", 1, "--out", "m.npz", *["--resume"] * len(refused))
+        refused.append((code, err))
+        assert part.exists()
+        part.unlink()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Network, "_train_epoch", epoch)
+    assert train("--epochs", 2, "--out", "m.npz")[0] == 0
+    assert refused == [(1, "train.py: m.npz is being trained by another process\n")] * 2
+    assert not (tmp_path / "m" / ".lock").exists()
+    monkeypatch.setattr(Network, "_train_epoch", original)
+    assert train("--epochs", 1, "--out", "m.npz")[0] == 0, "the lock is released"
+
+
 ZEROS = np.zeros(8, np.float32)
 VALIDATED = {"validation_loss": 1, "validation_accuracy": 1}
 
