@@ -390,7 +390,9 @@ class Network:
         return result
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The mean loss, without the L2 term, and the accuracy: {"loss", "accuracy"}."""
+        """The mean loss, without the L2 term, and the accuracy: {"loss", "accuracy"}. ValueError without images."""
+        if not len(images):
+            raise ValueError("cannot evaluate: there are no images")
         loss, correct = 0.0, 0
         for batch, logits in self._predict_batches(images):
             loss += self.loss.forward(logits, labels[batch]) * logits.shape[1]

@@ -179,12 +179,15 @@ def option_name(name: str) -> str:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. ConfigError."""
+    path = Path(path)
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        if path.is_file() or not path.exists():  # reading a pipe might never end
+            return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from None
+    raise ConfigError(f"the config {path} is not a regular file")
 
 
 def fields_from_keys(cls: type, values: dict[str, Any], path: Path) -> dict[str, Any]:

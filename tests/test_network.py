@@ -500,6 +500,12 @@ def test_an_unknown_schedule_is_refused(digits):
         next(Network(mlp([])).fit(*digits[0], schedule="cos"))
 
 
+def test_nothing_to_evaluate_is_an_error(digits):
+    (x, y), _ = digits
+    with pytest.raises(ValueError, match="there are no images"):
+        Network(mlp([])).evaluate(x[:0], y[:0])
+
+
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """train.py as a user meets it: what it prints, writes and rejects."""
 
 import csv
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -197,6 +199,17 @@ def test_bad_recipes(run, tmp_path, text, says):
     (tmp_path / "bad.toml").write_text(text)
     code, _, err = run("train", "--config", "bad.toml")
     assert code == 2 and says in err and err.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("name", ["train", "hp_search"])
+def test_a_config_that_is_no_file_is_not_read(run, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("this might wait for ever"))
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "folder.toml").mkdir()
+    for config in "pipe.toml", "folder.toml":
+        expected = f"{name}.py: the config {config} is not a regular file\n"
+        assert run(name, "--config", config) == (2, "", expected)
 
 
 def test_nothing_of_the_users_is_written_over(run, archive, tmp_path):
