@@ -15,7 +15,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,15 +89,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def find_files(paths: list[Path], figure: Path | None) -> dict[Path, str]:
     """All photos at these paths, as in `find_photos`, without the figure of an earlier run."""
-    found = (item for path in paths for item in find_photos(path))
-    return {file: error for file, error in found if not figure or os.path.realpath(file) != os.path.realpath(figure)}
+    with cli.progress_bar(None, "looking for photos", " files") as bar:
+        found = (item for path in paths for item in find_photos(path, bar.update))
+        return {f: error for f, error in found if not figure or os.path.realpath(f) != os.path.realpath(figure)}
 
 
-def find_photos(path: Path) -> Iterator[tuple[Path, str]]:
+def find_photos(path: Path, count: Callable[[int], object]) -> Iterator[tuple[Path, str]]:
     """The photos at a path, each with the error if it cannot be opened, or "".
 
     A path that is not a folder is a photo. In a folder and its subfolders, everything with an image suffix is one,
-    even a folder, so that it is reported and not ignored.
+    even a folder, so that it is reported and not ignored. `count` is called with the number of files in each folder.
     """
     try:
         if not path.is_dir():
@@ -108,6 +109,7 @@ def find_photos(path: Path) -> Iterator[tuple[Path, str]]:
         return
     errors, found = [], False
     for folder, subfolders, names in photo.walk(path, errors.append):
+        count(len(names))
         for name in sorted([*names, *subfolders]):
             if Path(name).suffix.lower() in photo.SUFFIXES and not name.startswith("."):
                 found = True

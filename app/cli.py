@@ -102,9 +102,9 @@ def progress(items: Iterable, text: str = "training") -> Iterable:
     return tqdm(items, desc=text, leave=False, disable=None)
 
 
-def progress_bar(total: int, text: str) -> tqdm:
-    """A progress bar that is moved with `update`, for work that is not a loop."""
-    return tqdm(total=total, desc=text, leave=False, disable=None)
+def progress_bar(total: int | None, text: str, unit: str = "it") -> tqdm:
+    """A progress bar that is moved with `update`, for work that is not a loop; a count if the total is unknown."""
+    return tqdm(total=total, desc=text, unit=unit, leave=False, disable=None)
 
 
 def print_row(row: str) -> None:

@@ -1,10 +1,12 @@
 """predict.py as a user meets it: what it prints, writes and rejects."""
 
 import csv
+import io
 import json
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -210,3 +212,33 @@ def test_one_line_for_every_error(run, model, tmp_path, arguments, code, message
 def test_the_default_model_is_the_shipped_one(run, photos):
     code, out, _ = run("predict", next(iter(photos)))
     assert code == 0 and out.splitlines()[-1].endswith(f"({ROOT / 'models' / 'best.npz'})")
+
+
+class Terminal(io.StringIO):
+    """A stream that shows progress bars."""
+
+    def isatty(self):
+        return True
+
+
+def test_looking_for_photos_shows_progress_on_a_terminal_only(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    for name in "a.txt", "sub/b.txt", "sub/c.png":
+        (tmp_path / name).touch()
+    predict, counts = script("predict"), []
+    assert list(predict.find_photos(tmp_path, counts.append)) == [(tmp_path / "sub" / "c.png", "")]
+    assert counts == [1, 2], "all files, photos or not"
+    for stream, shown in (Terminal(), "looking for photos: 0 files"), (io.StringIO(), ""):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert len(predict.find_files([tmp_path], None)) == 1
+        assert shown in stream.getvalue() and (shown or not stream.getvalue())
+        assert not stream.getvalue().split("\r")[-1].strip(), "it is removed at the end"
+
+
+def test_ctrl_c_while_looking_for_photos(run, model, monkeypatch, tmp_path):
+    def walk(*_):
+        yield str(tmp_path), [], ["a.txt"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(photo, "walk", walk)
+    assert run("predict", tmp_path, "--model", model) == (130, "", "predict.py: stopped\n")
