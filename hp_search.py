@@ -59,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\n{report.summary(search)}\n", flush=True)
             report.save_figures(search, folder, f"{path.stem} ({dataset})")
             return finish(search, source, metadata, images, labels, path)
-    except KeyboardInterrupt:
-        return cli.fail(f"stopped; {RESUME_HINT}", 130)
+    except KeyboardInterrupt as interrupt:
+        return cli.fail_stopped(interrupt, f"stopped; {RESUME_HINT}")
 
 
 def parser() -> cli.Parser:

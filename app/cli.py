@@ -1,15 +1,18 @@
 """What all commands share: errors in one line with an exit code, messages on stderr, tables, progress bars.
 
-Exit codes: 0 success, 1 the work failed (data, model, divergence), 2 wrong usage, 130 stopped with Ctrl-C.
+Exit codes: 0 success, 1 the work failed (data, model, divergence), 2 wrong usage, 130 stopped with Ctrl-C, 143 with
+SIGTERM, 129 with SIGHUP.
 """
 
 import argparse
 import contextlib
 import functools
 import os
+import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -46,11 +49,12 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
             with contextlib.suppress(AttributeError):  # escape characters that the terminal cannot show
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
-                return main(argv) or 0
+                with _signals_as_ctrl_c():
+                    return main(argv) or 0
             finally:
                 sys.stdout.flush()
-        except KeyboardInterrupt:
-            return fail("stopped", 130)
+        except KeyboardInterrupt as interrupt:
+            return fail_stopped(interrupt, "stopped")
         except MemoryError:
             return fail("not enough memory: use a smaller network or smaller batches", 1)
         except BrokenPipeError:  # the reader of our output has gone, as in `train.py | head`
@@ -69,6 +73,31 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
 def _null_stream() -> TextIO:
     """A stream that discards what is written."""
     return Path(os.devnull).open("w")
+
+
+@contextlib.contextmanager
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """Handle SIGTERM and SIGHUP as Ctrl-C, so that they lose nothing, but with their own exit codes."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
+        numbers = []
+    changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
+    for number in changed:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def fail_stopped(interrupt: KeyboardInterrupt, message: str) -> int:
+    """`fail` after Ctrl-C, SIGTERM or SIGHUP, with the exit code of the signal."""
+    return fail(message, *(interrupt.args or (130,)))
 
 
 def fail(message: str, exit_code: int) -> int:

@@ -3,7 +3,9 @@
 Used by train.py for every seed, and by hp_search.py for the winner.
 """
 
+import functools
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,18 @@ def best_epoch(history: list[dict]) -> int:
     return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))["epoch"]
 
 
+def _exclusive(train: Callable) -> Callable:
+    """Make `train` fail with StorageError if another process trains the same model."""
+
+    @functools.wraps(train)
+    def locked(config: Config, metadata: dict, training: tuple, validation: tuple | None, path: Path, *more) -> tuple:
+        with storage.locked(path.with_suffix("") / ".lock", f"{path} is being trained by another process"):
+            return train(config, metadata, training, validation, path, *more)
+
+    return locked
+
+
+@_exclusive
 def train(
     config: Config,
     metadata: dict,
@@ -140,22 +154,8 @@ def train(
     """Train one model, from its first epoch or from the last checkpoint, and write the model file and the figures.
 
     Returns the metadata of the model, None if there is no model, and the exit code. `resume_hint` tells the user how
-    to continue after Ctrl-C. StorageError if another process trains this model.
+    to continue after Ctrl-C or a signal. StorageError if another process trains this model.
     """
-    with storage.locked(path.with_suffix("") / ".lock", f"{path} is being trained by another process"):
-        return train_locked(config, metadata, training, validation, path, resume, resume_hint)
-
-
-def train_locked(
-    config: Config,
-    metadata: dict,
-    training: tuple,
-    validation: tuple | None,
-    path: Path,
-    resume: bool,
-    resume_hint: str,
-) -> tuple[dict | None, int]:
-    """`train`, without the lock."""
     folder = path.with_suffix("")
     checkpoint = folder / "checkpoint.npz"
     storage.check_writable(path)
@@ -176,21 +176,21 @@ def train_locked(
     for record in run.history:
         print(format_record(record, columns))
     fit_settings = config.fit_settings() | {"history": run.history, "progress": cli.progress}
-    exit_code = 0
+    exit_code, stopped = 0, False
     try:
         for record in network.fit(*training, validation, **fit_settings):
             run.record_epoch(record, network)
             run.save(checkpoint, network)
             print(format_record(record, columns), flush=True)
-    except KeyboardInterrupt:
-        done = f"after epoch {len(run.history)}; {resume_hint}"
-        exit_code = cli.fail(f"stopped {done if run.history else 'before the first epoch ended'}", 130)
+    except KeyboardInterrupt as interrupt:
+        done, stopped = f"after epoch {len(run.history)}; {resume_hint}", True
+        exit_code = cli.fail_stopped(interrupt, f"stopped {done if run.history else 'before the first epoch ended'}")
     except DivergenceError as error:
         exit_code = cli.fail(str(error), error.exit_code)
     if run.history:
         save_best(run, network, path, finished=not exit_code)
         save_figures(network, config, run, folder, training[0][:SHOWN_IMAGES])
-    if exit_code != 130:
+    if not stopped:
         checkpoint.unlink(missing_ok=True)
     return network.metadata or None, exit_code
 

@@ -1,6 +1,7 @@
 """app/cli.py: errors in one line, exit codes, tables."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,30 @@ def test_rows_are_right_aligned():
 
 def test_mean_and_std():
     assert cli.format_mean_std([0.5]) == "0.5000" and cli.format_mean_std([0.5, 0.7]) == "0.6000 +- 0.1414"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
+@pytest.mark.parametrize("number, exit_code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_other_signals_do_what_ctrl_c_does(capsys, number, exit_code):
+    before = signal.getsignal(number)
+
+    @cli.command
+    def main(argv=None):
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            print("saved")
+            raise
+
+    assert main() == exit_code and signal.getsignal(number) is before
+    out, err = capsys.readouterr()
+    assert out == "saved\n" and err.count("\n") == 1 and "stopped" in err
+
+
+def test_an_ignored_signal_stays_ignored(monkeypatch):
+    """As under nohup, which ignores SIGHUP."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert cli.command(lambda argv=None: signal.raise_signal(signal.SIGTERM))() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -191,13 +191,14 @@ def wait_for_rows(process, count):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number, exit_code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("whole_group", [True, False])
-def test_ctrl_c_leaves_no_orphans(archive, tmp_path, whole_group):
+def test_ctrl_c_and_signals_leave_no_orphans(archive, tmp_path, whole_group, number, exit_code):
     process = command("--dataset", archive, "--workers", 2, "--lr", *np.linspace(0.01, 0.1, 500), folder=tmp_path)
     wait_for_rows(process, 1)
-    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
     _, err = process.communicate(timeout=5)
-    assert process.returncode == 130 and err.count("\n") == 1 and "same command" in err
+    assert process.returncode == exit_code and err.count("\n") == 1 and "same command" in err
     assert is_gone(process), "the workers are gone"
     assert not list((tmp_path / "models/best-tiny").glob(".arrays*"))
 

@@ -142,12 +142,13 @@ def test_a_model_older_than_a_setting_is_not_trained_again(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_best_so_far(archive, train, tmp_path):
+@pytest.mark.parametrize("number, exit_code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_ctrl_c_and_signals_keep_the_best_so_far(archive, train, tmp_path, number, exit_code):
     process = train_process("--dataset", archive, "--epochs", 50000, "--out", "m.npz", cwd=tmp_path)
     wait_for_epoch(process, 3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err.count("\n") == 1 and "--resume" in err
+    assert process.returncode == exit_code and err.count("\n") == 1 and "--resume" in err
     assert re.search(r"^validation accuracy 0\.\d{4} \(tiny, epoch \d+ of 50000\) -> m.npz$", out, re.M)
     Network.load(tmp_path / "m.npz")
     assert (tmp_path / "m" / "curves.png").exists() and (tmp_path / "m" / "checkpoint.npz").exists()
