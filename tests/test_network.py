@@ -521,3 +521,11 @@ def test_save_and_load(digits, tmp_path):
     assert (again.predict_proba(digits[1][0]) == net.predict_proba(digits[1][0])).all()
     with np.load(tmp_path / "a.npz", allow_pickle=False) as plain:  # and anybody's NumPy reads it
         assert (plain["0.W"] == net.parameters()["0.W"]).all()
+
+
+def test_images_may_be_rows_of_pixels(digits):
+    (x, y), _ = digits
+    net = Network(mlp([4]))
+    assert (net.predict(x.reshape(len(x), 784)) == net.predict(x)).all()
+    with pytest.raises(ValueError, match="images must be uint8"):
+        net.predict(x.ravel())

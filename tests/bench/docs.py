@@ -1,11 +1,12 @@
 """The examples of output in README.md and the figures in docs/, made by the commands themselves.
 
-    python tests/bench/docs.py [train] [predict] [search]
+    python tests/bench/docs.py [train] [predict] [draw] [search]
 
 train: `python train.py` and `python test.py`; predict: `python predict.py` on eight photos rendered from test images;
-search: `python hp_search.py`. Everything runs in a temporary folder.
+draw: the drawing window; search: `python hp_search.py`. Everything runs in a temporary folder.
 """
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,10 +17,15 @@ from pathlib import Path
 ENVIRONMENT = dict(os.environ)  # before the import of photos, which limits BLAS to one thread
 
 import numpy as np  # noqa: E402
+from matplotlib import rc_context  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 from photos import KINDS  # noqa: E402
 from tables import ROOT, write_block  # noqa: E402
 
+import plots  # noqa: E402
+from app.drawing import Pad  # noqa: E402
 from data import mnist  # noqa: E402
+from network import Network  # noqa: E402
 
 PHOTOS = {  # file name: kind of photo, index of the test image
     "grid paper.png": ("squared paper", 32),
@@ -69,6 +75,19 @@ def predict() -> None:
     shutil.copy("seen.png", ROOT / "docs" / "predict.png")
 
 
+def draw() -> None:
+    """The drawing window, with a digit drawn in it."""
+    network = Network.load(ROOT / "models" / "best.npz")
+    with rc_context(plots.STYLE):
+        figure = Figure((10, 4.4), layout="constrained")
+        pad = Pad(figure, lambda image: network.predict_proba(image[None])[0], Path.cwd())
+        corners = [(80, 90), (120, 55), (180, 60), (195, 110), (150, 160), (90, 215), (85, 225), (150, 222), (205, 225)]
+        for start, end in itertools.pairwise(corners):
+            pad._draw_line(start, end)
+        pad._update()
+        plots.save(figure, ROOT / "docs" / "draw.png")
+
+
 def search() -> None:
     """The figures of the default search."""
     run("python hp_search.py")
@@ -80,7 +99,7 @@ def main() -> None:
     """Make the examples that are named, or all."""
     if "MNIST_DIR" in ENVIRONMENT:
         os.environ["MNIST_DIR"] = ENVIRONMENT["MNIST_DIR"] = str(Path(ENVIRONMENT["MNIST_DIR"]).resolve())
-    examples = {"train": train, "predict": predict, "search": search}
+    examples = {"train": train, "predict": predict, "draw": draw, "search": search}
     for name in sys.argv[1:] or examples:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
