@@ -1,8 +1,10 @@
 """app/config.py: the settings of a run, in files and on the command line."""
 
+import inspect
 from dataclasses import asdict
 
 from app.config import Config
+from network import Network
 
 
 def test_what_is_idle_is_not_in_the_model(tmp_path):
@@ -22,3 +24,9 @@ def test_every_strength_of_a_recipe_reaches_the_distortion():
     strengths = {"rotate": 1, "scale": 0.2, "shear": 0.3, "shift": 4, "elastic": 5, "smooth": 6, "anneal": 0.7}
     assert asdict(Config(augment=True, **strengths).distortion()) == strengths
     assert Config(**strengths).distortion() is None
+
+
+def test_the_defaults_are_those_of_fit():
+    defaults = {name: spec.default for name, spec in inspect.signature(Network.fit).parameters.items()}
+    for name, value in Config().fit_settings().items():
+        assert defaults[name] == value, name
