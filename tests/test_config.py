@@ -30,3 +30,12 @@ def test_the_defaults_are_those_of_fit():
     defaults = {name: spec.default for name, spec in inspect.signature(Network.fit).parameters.items()}
     for name, value in Config().fit_settings().items():
         assert defaults[name] == value, name
+
+
+def test_the_flag_for_mse_lowers_a_learning_rate_that_nobody_named_for_it(tmp_path):
+    path, mse = tmp_path / "a.toml", {"loss": "mse"}
+    path.write_text("lr = 0.05")
+    assert Config.read(path, {}).lr == 0.05 and Config.read(path, mse).lr == 0.005
+    assert Config.read(path, mse | {"lr": 0.3}).lr == 0.3
+    path.write_text('lr = 0.05\nloss = "mse"')
+    assert Config.read(path, {}).lr == Config.read(path, mse).lr == 0.05
