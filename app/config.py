@@ -73,9 +73,7 @@ class Config:
     activation: str = setting("relu", choice(ACTIVATIONS), "after each hidden layer")
     layers: str = setting("", STRING, "layers instead of hidden, such as 'conv 16 5, pool 2, relu, dense 64, relu'")
     init: str = setting("he", choice(INITIALIZERS), "distribution of the initial weights")
-    loss: str = setting(
-        "cross_entropy", choice(LOSSES), "the loss function; the flag --loss mse without --lr divides lr by 10"
-    )
+    loss: str = setting("cross_entropy", choice(LOSSES), "loss function; --loss mse without --lr divides lr by 10")
     epochs: int = setting(20, AT_LEAST_1, "passes over the training images")
     batch_size: int = setting(128, AT_LEAST_1, "images in a training step")
     lr: float = setting(0.1, ABOVE_0, "learning rate at the start")
@@ -125,7 +123,7 @@ class Config:
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         result = cls(**values | overrides)
-        if overrides.get("loss") == "mse" and "mse" != values.get("loss") and "lr" not in overrides:
+        if overrides.get("loss") == "mse" and values.get("loss") != "mse" and "lr" not in overrides:
             result.lr /= 10  # the gradient of MSE is larger: with the lr of cross-entropy, training diverges
         result.reject_ignored(overrides)
         return result
