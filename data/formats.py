@@ -205,7 +205,7 @@ def read_pickle(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     except DataError:
         raise
     except (Exception, MemoryError) as error:  # a damaged pickle raises many types of exceptions
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error)[:200].split()) or type(error).__name__
         raise DataError(f"{path} is damaged or not a pickled triple of digits ({reason})") from None
 
 
