@@ -12,6 +12,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,7 @@ MIRRORS = [  # a folder with the four files, or one npz with all arrays
 READ_TIMEOUT = 10  # seconds without a byte from a mirror
 DOWNLOAD_TIMEOUT = 60  # seconds for one file; after that the next mirror is tried
 MAX_BYTES = 2**25  # of a download; the largest file has 11.5 million
+MAX_CONTENT = 16 + 60_000 * 784  # bytes of the largest file, decompressed
 HINT = "put MNIST's four files into a folder and name it with --data-dir or MNIST_DIR"
 
 
@@ -61,7 +63,7 @@ def load(
 
 def read_verified(split: str, kind: str, path: Path) -> bytes:
     """The decompressed content of a file. DataError if it is not MNIST's."""
-    content = formats.read_bytes(path)
+    content = formats.read_bytes(path, MAX_CONTENT)
     if hashlib.sha256(content).hexdigest() != DIGESTS[split, kind]:
         formats.parse_idx(content, str(path))  # a better error if it is cut short, or a web page
         raise DataError(
@@ -95,12 +97,13 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
     for mirror in MIRRORS:
         try:
             if mirror.endswith(".npz"):
-                with np.load(io.BytesIO(_get(mirror)), allow_pickle=False) as archive:
-                    content = formats.idx_bytes(archive[f"{'x' if kind == 'images' else 'y'}_{split}"])
+                with zipfile.ZipFile(io.BytesIO(_get(mirror))) as archive:
+                    array = formats.read_member(archive, f"{'x' if kind == 'images' else 'y'}_{split}", MAX_CONTENT)
+                content = formats.idx_bytes(array)
                 compressed = gzip.compress(content, 1, mtime=0)
             else:
                 compressed = _get(mirror + name)
-                content = formats.decompress(compressed, mirror + name)
+                content = formats.decompress(compressed, mirror + name, MAX_CONTENT)
             if hashlib.sha256(content).hexdigest() != DIGESTS[split, kind]:
                 raise DataError("it sent something that is not MNIST (its SHA-256 differs)")
         except Exception as error:  # any failure of a mirror: try the next one

@@ -78,6 +78,15 @@ def test_a_bad_file_of_the_user_is_an_error_not_a_fallback(tiny_mnist, tmp_path,
     assert path.exists()
 
 
+def test_no_file_is_decompressed_beyond_mnists_largest(tiny_mnist, tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "MAX_CONTENT", 600 * 784 + 16)
+    write(tmp_path / "here", tiny_mnist)
+    data.load("mnist", "train", tmp_path / "here")
+    write(tmp_path / "here", {("train", "images"): tiny_mnist["train", "images"] + b"!"})
+    with pytest.raises(DataError, match="more than 470,416 bytes"):
+        data.load("mnist", "train", tmp_path / "here")
+
+
 def test_only_the_files_of_the_split_are_opened(tiny_mnist, tmp_path):
     write(tmp_path / "here", {key: b for key, b in tiny_mnist.items() if key[0] == "train"})
     for kind in ("images-idx3", "labels-idx1"):
@@ -163,6 +172,14 @@ def test_the_npz_mirror(server, tmp_path, monkeypatch, digits):
     monkeypatch.setattr(mnist, "MIRRORS", [f"{server.address}/all.npz"])
     assert (data.load("mnist", "test", tmp_path / "new")[0] == digits[1][0]).all()
     assert (data.load("mnist", "test", tmp_path / "new")[0] == digits[1][0]).all()
+
+
+@pytest.mark.parametrize("mirror", ["all.npz", "good/"])
+def test_nothing_from_a_mirror_is_decompressed_beyond_mnists_largest(server, tmp_path, monkeypatch, mirror):
+    monkeypatch.setattr(mnist, "MIRRORS", [f"{server.address}/{mirror}"])
+    monkeypatch.setattr(mnist, "MAX_CONTENT", 599 * 784)
+    with pytest.raises(DataError, match="too large"):
+        data.load("mnist", "train", tmp_path / "new")
 
 
 def test_if_all_fail_every_cause_is_told_and_nothing_is_left(server, tmp_path, monkeypatch):
