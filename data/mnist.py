@@ -9,6 +9,8 @@ import hashlib
 import http.client
 import io
 import os
+import queue
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -34,7 +36,7 @@ MIRRORS = [  # a folder with the four files, or one npz with all arrays
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
 ]
 READ_TIMEOUT = 10  # seconds without a byte from a mirror
-DOWNLOAD_TIMEOUT = 60  # seconds for one file; after that the next mirror is tried
+DOWNLOAD_TIMEOUT = 60  # seconds for one file, from the first step to the last byte; then the next mirror is tried
 MAX_BYTES = 2**25  # of a download; the largest file has 11.5 million
 MAX_CONTENT = 16 + 60_000 * 784  # bytes of the largest file, decompressed
 HINT = "put MNIST's four files into a folder and name it with --data-dir or MNIST_DIR"
@@ -103,12 +105,12 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
                 compressed = gzip.compress(content, 1, mtime=0)
             else:
                 compressed = _get(mirror + name)
-                content = formats.decompress(compressed, mirror + name, MAX_CONTENT)
+                content = formats.decompress(compressed, "its file", MAX_CONTENT)
             if hashlib.sha256(content).hexdigest() != DIGESTS[split, kind]:
                 raise DataError("it sent something that is not MNIST (its SHA-256 differs)")
         except Exception as error:  # any failure of a mirror: try the next one
             reason = error.reason if type(error) is urllib.error.URLError else error
-            causes.append(f"{mirror}: {str(reason) or type(error).__name__}")
+            causes.append(f"{mirror}: {_one_line(str(reason)) or type(error).__name__}")
             continue
         log(f"downloaded from {mirror}")
         # if the folder is not writable, the file is downloaded again next time
@@ -118,8 +120,38 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
     raise NotFound(f"MNIST is not in {folder} and no mirror has it ({'; '.join(causes)}): {HINT}")
 
 
+def _one_line(text: str, length: int = 100) -> str:
+    """What a mirror sent as its reason, as one short line without control characters."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * length]).split())
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def _get(url: str) -> bytes:
-    """The content at a URL, with limits on time and size."""
+    """The content at a URL. TimeoutError after DOWNLOAD_TIMEOUT.
+
+    A socket limits only the time between two bytes, and nothing limits the search for the server's address. So a thread
+    does that, which is left alone when the time is over.
+    """
+    answers = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put(_receive(url))
+        except Exception as error:  # raised again below
+            answers.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        answer = answers.get(timeout=DOWNLOAD_TIMEOUT)
+    except queue.Empty:
+        raise TimeoutError(f"too slow: not complete after {DOWNLOAD_TIMEOUT} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _receive(url: str) -> bytes:
+    """The content at a URL, with limits on size, on the time of each step, and on the time of the transfer."""
     request = urllib.request.Request(url, headers={"User-Agent": "mnist-numpy"})
     deadline = time.monotonic() + DOWNLOAD_TIMEOUT
     received = bytearray()

@@ -121,6 +121,13 @@ def server(tiny_mnist, digits):
                 for _ in range(100):
                     self.wfile.write(b"x")
                     time.sleep(0.05)
+            elif self.path.startswith("/drip/"):  # a header without end
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+                for _ in range(100):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+            elif self.path.startswith("/talk/"):
+                self.send_error(503, "no \x1b[31m" + 3000 * "so ")
             elif self.path.startswith("/lost/"):  # promises more than it sends
                 self.send_response(200)
                 self.send_header("Content-Length", "1000")
@@ -151,7 +158,9 @@ def server(tiny_mnist, digits):
         listening.shutdown()
 
 
-@pytest.mark.parametrize("first", ["missing/", "html/", "cut/", "other/", "lost/", "slow/", "all.npz", ":refused"])
+@pytest.mark.parametrize(
+    "first", ["missing/", "html/", "cut/", "other/", "lost/", "slow/", "drip/", "talk/", "all.npz", ":refused"]
+)
 def test_the_next_mirror_is_tried(server, tmp_path, monkeypatch, digits, first):
     bad = "http://127.0.0.1:9/" if first == ":refused" else f"{server.address}/{first}"
     monkeypatch.setattr(mnist, "MIRRORS", [bad, f"{server.address}/good/"])
@@ -190,14 +199,19 @@ def test_if_all_fail_every_cause_is_told_and_nothing_is_left(server, tmp_path, m
         "other/": "SHA-256",
         "lost/": "IncompleteRead",
         "slow/": "too slow",
+        "drip/": "too slow",
+        "talk/": "503",
         "all.npz": "far more bytes",
     }
     monkeypatch.setattr(mnist, "MIRRORS", [f"{server.address}/{mirror}" for mirror in causes])
     monkeypatch.setattr(mnist, "DOWNLOAD_TIMEOUT", 0.3)
     monkeypatch.setattr(mnist, "MAX_BYTES", 600 * 784)
+    start = time.monotonic()
     with pytest.raises(DataError) as caught:
         data.load("mnist", "train", tmp_path / "new")
+    assert time.monotonic() - start < 3, "each mirror gets 0.3 s"
     message = str(caught.value)
+    assert message.isprintable() and all(len(part) < 200 for part in message.split(";"))
     for mirror, cause in causes.items():
         assert f"{mirror}: " in message and cause in message.split(f"{mirror}: ")[1].split(";")[0]
     assert "MNIST_DIR" in message and "\n" not in message
