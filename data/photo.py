@@ -36,6 +36,7 @@ MIN_COMPONENT_FRACTION = 0.03  # a component with a smaller fraction of the ink 
 MAX_BORDER_STROKES = 8  # that cross the border of the photo; a digit has fewer, even if cut out tightly
 CENTRE = 14  # of 28 pixels, counted from 0: the centre of mass of MNIST's images, +-0.5
 MIN_PEAK = 200  # the largest pixel value is at least this (in MNIST's images it is 254 or 255)
+JPEG_NOISE = 64  # JPEG of quality 75 changes black pixels near a stroke to values up to this
 UPSAMPLING = 8  # pixels of the mask in x and in y for one of the 20 x 20
 STROKE_WIDTHS = (2.1, 2.9)  # of 20 pixels: quartiles of the mean stroke widths in MNIST
 NEIGHBOURS = [  # slices for all pairs of neighbours: to the right, below, below right, below left
@@ -195,8 +196,13 @@ def _flatten_alpha(image: Image.Image) -> Image.Image:
 
 
 def is_prepared(gray: np.ndarray) -> bool:
-    """Whether an image is in MNIST's form: 28 x 28, bright on black, its centre of mass in the middle."""
+    """Whether an image is in MNIST's form: 28 x 28, bright on black, in a box of 20 x 20, its centre of mass central.
+
+    True for all 70,000 images of MNIST, and if they were saved as JPEG: pixel values up to JPEG_NOISE may be anywhere.
+    """
     if gray.shape != (28, 28) or not has_black_border(gray) or gray.max() < MIN_PEAK:
+        return False
+    if max(gray[bounding_box(gray > JPEG_NOISE)].shape) > 20:
         return False
     return max(abs(position - CENTRE) for position in centre_of_mass(gray)) <= 1.5
 

@@ -293,6 +293,20 @@ def test_faint_images_are_not_in_mnists_form(expected):
     assert not is_prepared(expected[0] // 2)
 
 
+def test_a_digit_larger_than_20_x_20_is_not_in_mnists_form(photos, expected, tmp_path):
+    """So that it and its inverse give the same."""
+    for original, image in zip(photos[:6], expected, strict=False):
+        ink = original[photo.bounding_box(original > 0)]
+        large = np.clip(np.rint(photo.resize(ink, 24 / max(ink.shape))), 0, 255).astype(np.uint8)
+        height, width = large.shape
+        top, left = (28 - height) // 2, (28 - width) // 2
+        large = np.pad(large, ((top, 28 - height - top), (left, 28 - width - left)))
+        assert not is_prepared(large)
+        assert_similar(prepare(large), prepare(255 - large), 0.1)
+        for quality in 75, 95:
+            assert is_prepared(photo.read(saved(tmp_path, Image.fromarray(image), "a.jpg", quality=quality)))
+
+
 def test_thin_strokes_of_a_large_photo_are_not_broken():
     image = Image.new("L", (1200, 1200), 255)
     ImageDraw.Draw(image).line([(200, 200), (1000, 200), (500, 1100)], 0, 1)
