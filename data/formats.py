@@ -5,8 +5,9 @@ import io
 import itertools
 import math
 import re
+import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,7 @@ from data import mnist_pickle, photo
 MAX_BYTES = 2**30  # of a decompressed file
 CSV_ROWS = 2000  # read at a time
 MAX_CSV_LINE = 20_000  # characters
+MAX_BLANK_LINES = 1000  # one after the other, in CSV
 PICKLES, TABLES = (".pkl.gz", ".pkl", ".pickle"), (".csv", ".csv.gz")
 EXTENSIONS = (".npz", *PICKLES, *TABLES)
 IDX_DIMENSIONS = {"images": 3, "labels": 1}
@@ -85,7 +87,7 @@ def validate(images: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndar
 def _read_folder(path: Path, split: str, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     idx = {kind: find_idx(path, split, kind) for kind in IDX_DIMENSIONS}
     if all(idx.values()):
-        images, labels = (parse_idx(read_bytes(file), str(file)) for file in idx.values())
+        images, labels = (read_idx(file) for file in idx.values())
         return images, labels
     files = [file for file in path.iterdir() if re.fullmatch(rf"(.*[-_. ])?{split}\.csv(\.gz)?", file.name)]
     if len(files) > 1:
@@ -101,28 +103,50 @@ def _read_folder(path: Path, split: str, progress: Progress) -> tuple[np.ndarray
     raise DataError(f"no {split} digits in {path}: no IDX files named like MNIST's, no {split}.csv, no folders 0 to 9")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file, decompressed if it is gzip, with any name. DataError."""
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"{path} has more than {MAX_BYTES >> 20} MiB: too large for a set of digits")
-    return decompress(path.read_bytes(), str(path))
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+    """The content of a file, decompressed if it is gzip, with any name. DataError beyond `limit` (MAX_BYTES) bytes."""
+    return decompress(_read_file(path, limit), str(path), limit)
 
 
-def decompress(content: bytes, name: str) -> bytes:
-    """The decompressed bytes if these are gzip; otherwise the bytes themselves. DataError."""
-    if content[:2] != b"\x1f\x8b":
-        return content
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-            inside = file.read(MAX_BYTES + 1)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{name} is a damaged gzip file ({error}): remove it and download it again") from None
-    if len(inside) > MAX_BYTES:
-        raise DataError(f"{name} has more than {MAX_BYTES >> 20} MiB: too large for a set of digits")
+def decompress(content: bytes, name: str, limit: int | None = None) -> bytes:
+    """The decompressed bytes if these are gzip; otherwise the bytes themselves. DataError beyond `limit` bytes."""
+    limit = limit or MAX_BYTES
+    inside = _first_bytes(content, limit + 1, name)
+    if len(inside) > limit:
+        raise DataError(f"{name} has more than {limit:,} bytes: too large")
     return inside
 
 
+def _read_file(path: Path, limit: int | None = None) -> bytes:
+    """The content of a file. DataError if it is too large."""
+    limit = limit or MAX_BYTES
+    if path.stat().st_size > limit:
+        raise DataError(f"{path} has more than {limit:,} bytes: too large")
+    return path.read_bytes()
+
+
+def _first_bytes(content: bytes, count: int, name: str) -> bytes:
+    """The first bytes, at most `count`, decompressed if they are gzip: no more are decompressed. DataError."""
+    if content[:2] != b"\x1f\x8b":
+        return content[:count]
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            return file.read(count)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{name} is a damaged gzip file ({error}): remove it and download it again") from None
+
+
 # --- IDX --------------------------------------------------------------------------------------------------------------
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array in an IDX file, gzipped or not. No more is decompressed than the header says. DataError."""
+    content, name = _read_file(path), str(path)
+    shape = _idx_shape(_first_bytes(content, 16, name), name)
+    size = 4 + 4 * len(shape) + math.prod(shape)
+    if size > MAX_BYTES:
+        raise DataError(f"{path} has more than {MAX_BYTES:,} bytes, its header says: too large or damaged")
+    return parse_idx(_first_bytes(content, size + 1, name), name)
 
 
 def parse_idx(content: bytes, name: str) -> np.ndarray:
@@ -130,18 +154,24 @@ def parse_idx(content: bytes, name: str) -> np.ndarray:
 
     LeCun, Cortes & Burges, "The MNIST database", 1998. DataError if it is not the file of images or labels.
     """
-    dimensions = content[3] if len(content) >= 4 and content[:3] == b"\0\0\x08" else 0
-    header = 4 + 4 * dimensions
-    if dimensions not in IDX_DIMENSIONS.values() or len(content) < header:
-        found = "an HTML page" if content.lstrip()[:1] == b"<" else "something else"
-        raise DataError(f"{name} is not an IDX file of digits but {found}: remove it and download it again")
-    shape = tuple(np.frombuffer(content, ">u4", dimensions, 4).tolist())
+    shape = _idx_shape(content, name)
+    header = 4 + 4 * len(shape)
     if len(content) - header != math.prod(shape):
         raise DataError(
             f"{name} is cut short or damaged: its header says {math.prod(shape)} bytes of data, it has "
             f"{len(content) - header}: remove it and download it again"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _idx_shape(content: bytes, name: str) -> tuple[int, ...]:
+    """The dimensions in the header of an IDX file. DataError."""
+    dimensions = content[3] if len(content) >= 4 and content[:3] == b"\0\0\x08" else 0
+    header = 4 + 4 * dimensions
+    if dimensions not in IDX_DIMENSIONS.values() or len(content) < header:
+        found = "an HTML page" if content.lstrip()[:1] == b"<" else "something else"
+        raise DataError(f"{name} is not an IDX file of digits but {found}: remove it and download it again")
+    return tuple(np.frombuffer(content, ">u4", dimensions, 4).tolist())
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -175,19 +205,33 @@ def read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The arrays x_SPLIT and y_SPLIT of an npz archive. DataError."""
     names = f"x_{split}", f"y_{split}"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if sum(member.file_size for member in archive.zip.infolist()) > MAX_BYTES:
-                raise ValueError("too large")
-            if not set(names) <= set(archive.files):
+        with zipfile.ZipFile(io.BytesIO(_read_file(path))) as archive:
+            if not {f"{name}.npy" for name in names} <= set(archive.namelist()):
                 raise DataError(f"{path} has no {' and '.join(names)}: give its arrays these names")
-            arrays = tuple(archive[name] for name in names)
-            if not all(isinstance(a, np.ndarray) for a in arrays):
-                raise ValueError("not arrays")
+            images, labels = (read_member(archive, name) for name in names)
     except DataError:
         raise
     except (Exception, MemoryError) as error:  # a damaged archive raises many types of exceptions
-        raise DataError(f"{path} is damaged or not an npz archive ({error}): remove it and download it again") from None
-    return arrays
+        reason = " ".join(str(error)[:200].split()) or type(error).__name__
+        raise DataError(
+            f"{path} is damaged or not an npz archive ({reason}): remove it and download it again"
+        ) from None
+    return images, labels
+
+
+def read_member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -> np.ndarray:
+    """An array in an npz archive. ValueError if it has more than `limit` (MAX_BYTES) bytes; then it is not read."""
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others are not decompressed in pieces
+        raise ValueError("not compressed as NumPy does it")
+    with archive.open(info) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("not an array of numbers")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if math.prod(shape) * dtype.itemsize > min(info.file_size, limit or MAX_BYTES):
+            raise ValueError("too large")
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def write_npz(file: IO[bytes], splits: Splits) -> None:
@@ -201,11 +245,13 @@ def write_npz(file: IO[bytes], splits: Splits) -> None:
 def read_pickle(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """From a pickled triple, see `mnist_pickle`. DataError."""
     try:
-        return mnist_pickle.read(read_bytes(path), split)
+        content, name = _read_file(path), str(path)
+        mnist_pickle.check_opcodes(_first_bytes(content, 2**16, name), whole=False)  # before all is decompressed
+        return mnist_pickle.read(decompress(content, name), split)
     except DataError:
         raise
     except (Exception, MemoryError) as error:  # a damaged pickle raises many types of exceptions
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error)[:200].split()) or type(error).__name__
         raise DataError(f"{path} is damaged or not a pickled triple of digits ({reason})") from None
 
 
@@ -222,7 +268,7 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
         with path.open("rb") as file:
             opened = gzip.open if file.read(2) == b"\x1f\x8b" else open
         with opened(path, "rt", encoding="utf-8-sig") as file:
-            lines = filter(str.strip, iter(lambda: _read_line(file), ""))
+            lines = _lines(file)
             first = next(lines, "")
             if first.strip("\"' ")[:1].isalpha():  # a header
                 label_last = first.rstrip().rpartition(",")[2].strip("\"' ").lower() in ("label", "class", "y")
@@ -245,12 +291,17 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _read_line(file: IO[str]) -> str:
-    """The next line of a file. ValueError if it is far longer than 785 numbers."""
-    line = file.readline(MAX_CSV_LINE)
-    if len(line) == MAX_CSV_LINE:
-        raise ValueError("its lines are too long")
-    return line
+def _lines(file: IO[str]) -> Iterator[str]:
+    """The lines of a file that are not blank. ValueError if one is far longer than 785 numbers, or many are blank."""
+    blank = 0
+    while line := file.readline(MAX_CSV_LINE):
+        if len(line) == MAX_CSV_LINE:
+            raise ValueError("its lines are too long")
+        blank = 0 if line.strip() else blank + 1
+        if blank > MAX_BLANK_LINES:
+            raise ValueError("it has too many blank lines")
+        if not blank:
+            yield line
 
 
 def write_csv(file: IO[bytes], images: np.ndarray, labels: np.ndarray, progress: Progress = no_progress) -> None:

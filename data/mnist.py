@@ -9,9 +9,12 @@ import hashlib
 import http.client
 import io
 import os
+import queue
+import threading
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,8 +36,9 @@ MIRRORS = [  # a folder with the four files, or one npz with all arrays
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
 ]
 READ_TIMEOUT = 10  # seconds without a byte from a mirror
-DOWNLOAD_TIMEOUT = 60  # seconds for one file; after that the next mirror is tried
+DOWNLOAD_TIMEOUT = 60  # seconds for one file, from the first step to the last byte; then the next mirror is tried
 MAX_BYTES = 2**25  # of a download; the largest file has 11.5 million
+MAX_CONTENT = 16 + 60_000 * 784  # bytes of the largest file, decompressed
 HINT = "put MNIST's four files into a folder and name it with --data-dir or MNIST_DIR"
 
 
@@ -61,7 +65,7 @@ def load(
 
 def read_verified(split: str, kind: str, path: Path) -> bytes:
     """The decompressed content of a file. DataError if it is not MNIST's."""
-    content = formats.read_bytes(path)
+    content = formats.read_bytes(path, MAX_CONTENT)
     if hashlib.sha256(content).hexdigest() != DIGESTS[split, kind]:
         formats.parse_idx(content, str(path))  # a better error if it is cut short, or a web page
         raise DataError(
@@ -95,17 +99,18 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
     for mirror in MIRRORS:
         try:
             if mirror.endswith(".npz"):
-                with np.load(io.BytesIO(_get(mirror)), allow_pickle=False) as archive:
-                    content = formats.idx_bytes(archive[f"{'x' if kind == 'images' else 'y'}_{split}"])
+                with zipfile.ZipFile(io.BytesIO(_get(mirror))) as archive:
+                    array = formats.read_member(archive, f"{'x' if kind == 'images' else 'y'}_{split}", MAX_CONTENT)
+                content = formats.idx_bytes(array)
                 compressed = gzip.compress(content, 1, mtime=0)
             else:
                 compressed = _get(mirror + name)
-                content = formats.decompress(compressed, mirror + name)
+                content = formats.decompress(compressed, "its file", MAX_CONTENT)
             if hashlib.sha256(content).hexdigest() != DIGESTS[split, kind]:
                 raise DataError("it sent something that is not MNIST (its SHA-256 differs)")
         except Exception as error:  # any failure of a mirror: try the next one
             reason = error.reason if type(error) is urllib.error.URLError else error
-            causes.append(f"{mirror}: {str(reason) or type(error).__name__}")
+            causes.append(f"{mirror}: {_one_line(str(reason)) or type(error).__name__}")
             continue
         log(f"downloaded from {mirror}")
         # if the folder is not writable, the file is downloaded again next time
@@ -115,8 +120,38 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
     raise NotFound(f"MNIST is not in {folder} and no mirror has it ({'; '.join(causes)}): {HINT}")
 
 
+def _one_line(text: str, length: int = 100) -> str:
+    """What a mirror sent as its reason, as one short line without control characters."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * length]).split())
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def _get(url: str) -> bytes:
-    """The content at a URL, with limits on time and size."""
+    """The content at a URL. TimeoutError after DOWNLOAD_TIMEOUT.
+
+    A socket limits only the time between two bytes, and nothing limits the search for the server's address. So a thread
+    does that, which is left alone when the time is over.
+    """
+    answers = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put(_receive(url))
+        except Exception as error:  # raised again below
+            answers.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        answer = answers.get(timeout=DOWNLOAD_TIMEOUT)
+    except queue.Empty:
+        raise TimeoutError(f"too slow: not complete after {DOWNLOAD_TIMEOUT} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _receive(url: str) -> bytes:
+    """The content at a URL, with limits on size, on the time of each step, and on the time of the transfer."""
     request = urllib.request.Request(url, headers={"User-Agent": "mnist-numpy"})
     deadline = time.monotonic() + DOWNLOAD_TIMEOUT
     received = bytearray()

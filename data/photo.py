@@ -21,6 +21,13 @@ from PIL import Image, ImageOps
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 100_000_000  # a photo with more is refused: it may be a decompression bomb
+MAX_MEMORY = 400_000_000  # bytes to decode a photo; one that needs more is refused too
+DECODED_BYTES = {  # mode -> bytes per pixel to decode a photo that is then reduced, as measured
+    "L": 1, "RGB": 4, "CMYK": 4, "I": 4, "F": 4, "RGBA": 8, "LA": 8
+}  # fmt: skip
+WHOLE_BYTES = {  # the same if it is not reduced; 32 for other modes
+    "L": 4, "1": 7, "P": 7, "I;16": 10, "I;16B": 10, "RGB": 12, "CMYK": 16
+}  # fmt: skip
 WORK_SIZE = 400  # pixels: a photo is scaled so that its longer side has this length
 ILLUMINATION_SIZE = 64  # the same for the illumination, which varies slowly
 MIN_CONTRAST = 0.08  # ink darkens the background by at least this fraction; less is the texture of the paper
@@ -29,6 +36,7 @@ MIN_COMPONENT_FRACTION = 0.03  # a component with a smaller fraction of the ink 
 MAX_BORDER_STROKES = 8  # that cross the border of the photo; a digit has fewer, even if cut out tightly
 CENTRE = 14  # of 28 pixels, counted from 0: the centre of mass of MNIST's images, +-0.5
 MIN_PEAK = 200  # the largest pixel value is at least this (in MNIST's images it is 254 or 255)
+JPEG_NOISE = 64  # JPEG of quality 75 changes black pixels near a stroke to values up to this
 UPSAMPLING = 8  # pixels of the mask in x and in y for one of the 20 x 20
 STROKE_WIDTHS = (2.1, 2.9)  # of 20 pixels: quartiles of the mean stroke widths in MNIST
 NEIGHBOURS = [  # slices for all pairs of neighbours: to the right, below, below right, below left
@@ -108,9 +116,10 @@ def _open(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarra
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about damaged metadata, and large sizes
             with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
                 image.draft(None, (2 * WORK_SIZE, 2 * WORK_SIZE))  # decode a large JPEG at a lower resolution
-                if image.width * image.height > MAX_PIXELS:
-                    raise PhotoError(f"is too large ({image.width:,} x {image.height:,} pixels)")
+                if image.width * image.height > MAX_PIXELS or _memory(image, width * height) > MAX_MEMORY:
+                    raise PhotoError(f"is too large ({width:,} x {height:,} pixels)")
                 return convert(image)
     except PhotoError:
         raise
@@ -124,6 +133,22 @@ def _open(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarra
         raise PhotoError(f"is damaged ({str(error) or type(error).__name__})") from None
 
 
+def _memory(image: Image.Image, pixels: int) -> int:
+    """Bytes needed to decode an opened image of a file with that number of pixels, as upper limit."""
+    known, other = (DECODED_BYTES, 8) if _is_reduced(image) else (WHOLE_BYTES, 32)
+    memory = known.get(image.mode, other) * image.width * image.height
+    if "transparency" in image.info:
+        memory = 32 * image.width * image.height
+    if image.info.get("progressive"):  # all coefficients are kept, at the full resolution
+        memory += 6 * pixels
+    return memory + 12 * pixels * (image.format == "WEBP")  # its decoder has copies of its own
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    """Whether a Pillow image is large, and of a mode that can be reduced."""
+    return min(image.size) > 4 * WORK_SIZE and image.mode in DECODED_BYTES
+
+
 def to_gray(image: Image.Image) -> np.ndarray:
     """The pixel values of a Pillow image, uint8 gray (height, width), upright."""
     return np.asarray(_to_8_bit(image).convert("L"))
@@ -131,19 +156,34 @@ def to_gray(image: Image.Image) -> np.ndarray:
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """A Pillow image in mode L or RGB, upright, without transparency; a large one is reduced, to save memory."""
-    if min(image.size) > 4 * WORK_SIZE and image.mode in ("L", "RGB", "RGBA", "LA", "I", "F", "CMYK"):
+    if _is_reduced(image):
         exif, image = image.getexif(), image.reduce(min(image.size) // (2 * WORK_SIZE))
         image.info["exif"] = exif.tobytes()
     with contextlib.suppress(Exception):  # ignore damaged EXIF data
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # more than 8 bits
-        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
-        top = values.max()
-        white = 1 if top <= 1 and image.mode == "F" else max(255, 2 ** math.ceil(math.log2(max(top, 1) + 1)) - 1)
-        return Image.fromarray(np.clip(255 * values / white, 0, 255).astype(np.uint8))
+        return Image.fromarray(_array_to_8_bit(np.asarray(image)))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = _flatten_alpha(image.convert("RGBA"))
     return image if image.mode == "L" else image.convert("RGB")
+
+
+def _array_to_8_bit(array: np.ndarray) -> np.ndarray:
+    """Pixel values of any number type as uint8; white is 1, 255 or the next 2^n - 1. In parts, to save memory."""
+    gray = np.empty(array.size, np.uint8)
+    parts = [slice(start, start + 2**20) for start in range(0, array.size, 2**20)]
+    array, shape = array.ravel(), array.shape
+
+    def values(part: slice) -> np.ndarray:
+        return np.nan_to_num(array[part].astype(np.float64), posinf=0, neginf=0)
+
+    top = max(values(part).max() for part in parts)
+    white = max(255, 2 ** math.ceil(math.log2(max(top, 1) + 1)) - 1)
+    if top <= 1 and array.dtype.kind == "f":
+        white = 1
+    for part in parts:
+        gray[part] = np.clip(255 * values(part) / white, 0, 255).astype(np.uint8)
+    return gray.reshape(shape)
 
 
 def _flatten_alpha(image: Image.Image) -> Image.Image:
@@ -156,8 +196,13 @@ def _flatten_alpha(image: Image.Image) -> Image.Image:
 
 
 def is_prepared(gray: np.ndarray) -> bool:
-    """Whether an image is in MNIST's form: 28 x 28, bright on black, its centre of mass in the middle."""
+    """Whether an image is in MNIST's form: 28 x 28, bright on black, in a box of 20 x 20, its centre of mass central.
+
+    True for all 70,000 images of MNIST, and if they were saved as JPEG: pixel values up to JPEG_NOISE may be anywhere.
+    """
     if gray.shape != (28, 28) or not has_black_border(gray) or gray.max() < MIN_PEAK:
+        return False
+    if max(gray[bounding_box(gray > JPEG_NOISE)].shape) > 20:
         return False
     return max(abs(position - CENTRE) for position in centre_of_mass(gray)) <= 1.5
 

@@ -1,8 +1,11 @@
 """data/formats.py: IDX, npz, CSV, class folders. See also test_mnist_pickle.py, and test_convert.py for round trips."""
 
 import gzip
+import io
 import os
 import time
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -38,6 +41,42 @@ def test_files_that_are_too_large(tmp_path, digits, monkeypatch):
     for name in names:
         with pytest.raises(DataError, match=r"too large|too many rows|MiB"):
             formats.read(tmp_path / name, "train")
+
+
+def test_gzip_and_npz_stop_at_what_their_headers_say(tmp_path):
+    zeros = bytes(2 * 10**7)
+    header = idx_bytes(np.zeros((10, 28, 28), np.uint8))[:16]
+    for name, start in ("images-idx3", header), ("labels-idx1", b"\0\0\x08\x01\0\0\0\x0a"):
+        (tmp_path / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(start + zeros, 1))
+    npy = io.BytesIO()
+    np.save(npy, np.zeros((10, 28, 28), np.uint8))
+    huge = npy.getvalue().replace(b"(10, 28, 28), }    ", b"(99999999, 9, 9), }")
+    contents = {
+        "not arrays": zeros,
+        "a huge array": huge,
+        "version 2": b"\x93NUMPY\x02\0" + (2 * 10**7).to_bytes(4, "little") + zeros,
+    }
+    for name, content in contents.items():
+        for kind in zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA:
+            with zipfile.ZipFile(tmp_path / f"{name}{kind}.npz", "w", kind) as archive:
+                archive.writestr("x_train.npy", content)
+                archive.writestr("y_train.npy", content)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="cut short or damaged"):
+        formats.read(tmp_path, "train")
+    for path in tmp_path.glob("*.npz"):
+        with pytest.raises(DataError, match="not an npz archive"):
+            formats.read(path, "train")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
+
+
+def test_a_header_that_says_too_much(tmp_path):
+    for name, start in ("images-idx3", b"\0\0\x08\x03" + b"\x10" * 12), ("labels-idx1", b"\0\0\x08\x01\0\0\0\1"):
+        (tmp_path / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(start))
+    with pytest.raises(DataError, match="too large or damaged"):
+        formats.read(tmp_path, "train")
 
 
 def test_files_do_not_depend_on_the_time(tmp_path, digits, monkeypatch):
@@ -132,6 +171,16 @@ def test_csv_from_other_programs(tmp_path, digits):
         (tmp_path / "a.csv").write_text(text, encoding="utf-8")
         x, y = formats.read(tmp_path / "a.csv", "train")
         assert (x == images).all() and (y == labels).all()
+
+
+def test_blank_lines(tmp_path, digits):
+    text = rows(*digits[1])
+    (tmp_path / "a.csv").write_text(text.replace("\n", "\r\n \r\n") + 999 * "\n")
+    assert (formats.read(tmp_path / "a.csv", "train")[0] == digits[1][0]).all()
+    for blank in "\n", "\r", " \r\n":
+        (tmp_path / "b.csv").write_text(f"{text}\n{1001 * blank}", newline="")
+        with pytest.raises(DataError, match="too many blank lines"):
+            formats.read(tmp_path / "b.csv", "train")
 
 
 def test_two_csv_files_of_a_split_are_ambiguous(tmp_path, digits):

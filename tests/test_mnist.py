@@ -78,6 +78,15 @@ def test_a_bad_file_of_the_user_is_an_error_not_a_fallback(tiny_mnist, tmp_path,
     assert path.exists()
 
 
+def test_no_file_is_decompressed_beyond_mnists_largest(tiny_mnist, tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "MAX_CONTENT", 600 * 784 + 16)
+    write(tmp_path / "here", tiny_mnist)
+    data.load("mnist", "train", tmp_path / "here")
+    write(tmp_path / "here", {("train", "images"): tiny_mnist["train", "images"] + b"!"})
+    with pytest.raises(DataError, match="more than 470,416 bytes"):
+        data.load("mnist", "train", tmp_path / "here")
+
+
 def test_only_the_files_of_the_split_are_opened(tiny_mnist, tmp_path):
     write(tmp_path / "here", {key: b for key, b in tiny_mnist.items() if key[0] == "train"})
     for kind in ("images-idx3", "labels-idx1"):
@@ -112,6 +121,13 @@ def server(tiny_mnist, digits):
                 for _ in range(100):
                     self.wfile.write(b"x")
                     time.sleep(0.05)
+            elif self.path.startswith("/drip/"):  # a header without end
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+                for _ in range(100):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+            elif self.path.startswith("/talk/"):
+                self.send_error(503, "no \x1b[31m" + 3000 * "so ")
             elif self.path.startswith("/lost/"):  # promises more than it sends
                 self.send_response(200)
                 self.send_header("Content-Length", "1000")
@@ -142,7 +158,9 @@ def server(tiny_mnist, digits):
         listening.shutdown()
 
 
-@pytest.mark.parametrize("first", ["missing/", "html/", "cut/", "other/", "lost/", "slow/", "all.npz", ":refused"])
+@pytest.mark.parametrize(
+    "first", ["missing/", "html/", "cut/", "other/", "lost/", "slow/", "drip/", "talk/", "all.npz", ":refused"]
+)
 def test_the_next_mirror_is_tried(server, tmp_path, monkeypatch, digits, first):
     bad = "http://127.0.0.1:9/" if first == ":refused" else f"{server.address}/{first}"
     monkeypatch.setattr(mnist, "MIRRORS", [bad, f"{server.address}/good/"])
@@ -165,6 +183,14 @@ def test_the_npz_mirror(server, tmp_path, monkeypatch, digits):
     assert (data.load("mnist", "test", tmp_path / "new")[0] == digits[1][0]).all()
 
 
+@pytest.mark.parametrize("mirror", ["all.npz", "good/"])
+def test_nothing_from_a_mirror_is_decompressed_beyond_mnists_largest(server, tmp_path, monkeypatch, mirror):
+    monkeypatch.setattr(mnist, "MIRRORS", [f"{server.address}/{mirror}"])
+    monkeypatch.setattr(mnist, "MAX_CONTENT", 599 * 784)
+    with pytest.raises(DataError, match="too large"):
+        data.load("mnist", "train", tmp_path / "new")
+
+
 def test_if_all_fail_every_cause_is_told_and_nothing_is_left(server, tmp_path, monkeypatch):
     causes = {
         "missing/": "404",
@@ -173,14 +199,19 @@ def test_if_all_fail_every_cause_is_told_and_nothing_is_left(server, tmp_path, m
         "other/": "SHA-256",
         "lost/": "IncompleteRead",
         "slow/": "too slow",
+        "drip/": "too slow",
+        "talk/": "503",
         "all.npz": "far more bytes",
     }
     monkeypatch.setattr(mnist, "MIRRORS", [f"{server.address}/{mirror}" for mirror in causes])
     monkeypatch.setattr(mnist, "DOWNLOAD_TIMEOUT", 0.3)
     monkeypatch.setattr(mnist, "MAX_BYTES", 600 * 784)
+    start = time.monotonic()
     with pytest.raises(DataError) as caught:
         data.load("mnist", "train", tmp_path / "new")
+    assert time.monotonic() - start < 3, "each mirror gets 0.3 s"
     message = str(caught.value)
+    assert message.isprintable() and all(len(part) < 200 for part in message.split(";"))
     for mirror, cause in causes.items():
         assert f"{mirror}: " in message and cause in message.split(f"{mirror}: ")[1].split(";")[0]
     assert "MNIST_DIR" in message and "\n" not in message

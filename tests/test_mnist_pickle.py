@@ -3,13 +3,17 @@
 import gzip
 import os
 import pickle
+import pickletools
+import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from data import DataError, formats
+from data import DataError, formats, mnist_pickle
 
 from .conftest import ROOT
 
@@ -146,3 +150,104 @@ def test_forged_arrays_do_not_crash_numpy(tmp_path, name):
         code = f"from pathlib import Path; from data import formats; formats.read(Path({str(path)!r}), 'train')"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 1 and "DataError" in done.stderr.splitlines()[-1]
+
+
+# --- pickles that would become large ----------------------------------------------------------------------------------
+
+
+def laughs(levels, opened, closed):
+    """Lists of ten times the list below, 10^levels values: instructions of protocol 2."""
+    body = opened + b"K\x01" * 10 + closed + b"q\x00"
+    for level in range(1, levels):
+        body = opened + body + 9 * bytes([ord("h"), level - 1]) + closed + bytes([ord("q"), level])
+    return body
+
+
+LARGE = {
+    "nested lists": b"\x80\x02" + 3 * (2 * laughs(9, b"](", b"e") + b"\x86") + b"\x87.",
+    "nested tuples": b"\x80\x02" + 3 * (2 * laughs(9, b"(", b"t") + b"\x86") + b"\x87.",
+    "a list in itself": b"\x80\x02]q\x00(" + b"h\x00" * 10 + b"e.",
+    "lists filled later": b"\x80\x02]q\x00]q\x01(" + b"h\x00" * 2000 + b"eh\x00(" + b"K\x01" * 2000 + b"e\x86.",
+    "LONG_BINPUT": b"\x80\x02]r" + struct.pack("<I", 10**8) + b".",
+    "PUT": b"]p100000000\n.",
+    "PUT, long": b"]p" + b"1" * 5000 + b"\n.",
+    "DUP": b"]" + b"2" * 5000 + b".",
+    "marks": b"(" * 200_000 + b".",
+    "lists": b"]" * 200_000 + b".",
+    "text": b"\x80\x02(X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x00" + b"h\x00" * 2000 + b"l.",
+    "bytes beyond the end": b"\x80\x05\x96" + struct.pack("<Q", 10**11) + b"a.",
+    "a frame beyond the end": b"\x80\x04\x95" + struct.pack("<Q", 10**12) + b"].",
+    "a text encoded often": b"\x80\x02(X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x00c_codecs\nencode\nq\x01"
+    + b"h\x01h\x00X\x06\x00\x00\x00latin1\x86R" * 2000 + b"l.",
+    "a long name": b"\x80\x04X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"q\x00h\x00\x93.",
+    "no end": b"\x80\x02]",
+    "a dictionary": b"\x80\x02}.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_small_pickle_does_not_become_large(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(mnist_pickle, "MAX_OPCODES", 10**5)
+    (tmp_path / "a.pkl").write_bytes(LARGE[name])
+    start = time.perf_counter()
+    tracemalloc.start()
+    with pytest.raises(DataError) as error:
+        formats.read(tmp_path / "a.pkl", "train")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e8 and time.perf_counter() - start < 10 and len(str(error.value)) < 500
+
+
+def test_something_else_is_not_decompressed(tmp_path):
+    (tmp_path / "a.pkl.gz").write_bytes(gzip.compress(bytes(2 * 10**7), 1))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="arrays do not need"):
+        formats.read(tmp_path / "a.pkl.gz", "train")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
+
+
+def test_one_array_used_too_often_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist_pickle, "MAX_SIZE", 10**6)
+    array, labels = np.zeros((100, 784), np.uint8), np.zeros(100, int)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(((array, labels),) * 3, protocol))
+        assert len(formats.read(tmp_path / "a.pkl", "train")[0]) == 200
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps((([array] * 20, labels),) * 3, protocol))
+        with pytest.raises(DataError, match="too large"):
+            formats.read(tmp_path / "a.pkl", "train")
+
+
+def test_the_walk_sees_what_pickletools_sees(digits, monkeypatch):
+    """The number of instructions is exactly as many as needed."""
+    things = [triple(digits, scale) for scale in SCALES.values()] + [[1.5, [3, 2**40], list(digits[0][1])]]
+    for thing in things:
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            content = pickle.dumps(thing, protocol)
+            count = sum(1 for _ in pickletools.genops(content))
+            monkeypatch.setattr(mnist_pickle, "MAX_OPCODES", count)
+            mnist_pickle.check_opcodes(content)
+            monkeypatch.setattr(mnist_pickle, "MAX_OPCODES", count - 1)
+            with pytest.raises(ValueError, match=r"more than|memo"):
+                mnist_pickle.check_opcodes(content)
+
+
+def python_2_array(array):
+    """The instructions of Python 2's cPickle, protocol 2, with NumPy 1's names; long integers, as on Windows."""
+    content = array.tobytes()
+    text = b"cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03(K\x01"
+    for pixels in array.shape:
+        text += b"\x8a\x04" + struct.pack("<i", pixels)
+    text += b"\x85" if array.ndim == 1 else b"\x86"
+    text += b"cnumpy\ndtype\nq\x04U\x02" + array.dtype.str[1:].encode() + b"K\x00K\x01\x87R(K\x03U\x01<NNN"
+    return text + b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<i", len(content)) + content + b"tb"
+
+
+def test_python_2(tmp_path, digits):
+    images, labels = digits[1]
+    images = images.reshape(-1, 784) / np.float32(256)
+    pair = python_2_array(images) + python_2_array(labels.astype(np.int64)) + b"\x86"
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02" + 3 * pair + b"\x87.")
+    x, y = formats.read(tmp_path / "a.pkl", "test")
+    assert (x == digits[1][0]).all() and (y == labels).all()

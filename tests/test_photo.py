@@ -201,9 +201,13 @@ def test_components_equal_a_flood_fill():
     assert (connected_components(spiral) == slow_components(spiral)).all()
 
 
-def png_of_size(width, height):
-    """A PNG file that claims this size and has no pixels."""
-    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0), b"IDAT": zlib.compress(b""), b"IEND": b""}
+def png_of_size(width, height, bits=1, colour=0):
+    """A PNG file that claims this size and has no pixels. Colour type 0 is gray, 2 is RGB, 6 is RGBA."""
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0),
+        b"IDAT": zlib.compress(b""),
+        b"IEND": b"",
+    }
     parts = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks.items()
@@ -236,6 +240,43 @@ def test_errors_tell_what_is_wrong_with_a_file(tmp_path, photos):
         digit(eps)
 
 
+def test_photos_that_need_too_much_memory(tmp_path):
+    """A photo of the size of a camera's is decoded (here: found to be damaged), whatever its mode."""
+    cases = [
+        ("too large .9,999 x 9,999 pixels.$", 9999, 9999, 8, 6),
+        ("too large .33,000,000 x 3 pixels.$", 33_000_000, 3, 8, 2),
+        ("too large .7,000 x 7,000 pixels.$", 7000, 7000, 16, 0),
+        ("damaged", 4000, 3000, 8, 2),
+        ("damaged", 4000, 3000, 8, 6),
+        ("damaged", 8000, 6000, 8, 2),
+        ("damaged", 4000, 3000, 16, 0),
+        ("damaged", 7000, 5000, 1, 0),
+        ("damaged", 1200, 8000, 8, 6),
+    ]
+    for message, *header in cases:
+        (tmp_path / "a.png").write_bytes(png_of_size(*header))
+        with pytest.raises(PhotoError, match=message):
+            digit(tmp_path / "a.png")
+
+
+def test_the_memory_of_progressive_jpeg_and_of_webp(tmp_path, monkeypatch, photos):
+    image = Image.fromarray(255 - photos[0]).resize((600, 600)).convert("RGB")
+    monkeypatch.setattr(photo, "MAX_MEMORY", 13 * 600 * 600)
+    digit(saved(tmp_path, image, "a.jpg"))
+    for name, options in ("b.jpg", {"progressive": True}), ("c.webp", {}):
+        with pytest.raises(PhotoError, match="too large"):
+            digit(saved(tmp_path, image, name, **options))
+
+
+def test_large_arrays_of_more_than_8_bits(tmp_path):
+    ramp = np.arange(1030 * 1030).reshape(1030, 1030) % 4096
+    for array in ramp.astype(np.uint16), ramp.astype(np.int32), (ramp / 4095).astype(np.float32):
+        gray = photo.read(saved(tmp_path, Image.fromarray(array), "a.tif"))
+        assert np.abs(gray - ramp / 4095 * 255).max() < 1.01
+        array[-1, -1] = 2 * array.max()  # white is in the last part: all become darker
+        assert photo.read(saved(tmp_path, Image.fromarray(array), "a.tif"))[0].max() <= 128
+
+
 def test_frames_are_cropped(photos, expected):
     photo_on_gray = 170 - photos[0] // 2
     for value in 0, 255:
@@ -250,6 +291,20 @@ def test_frames_are_cropped(photos, expected):
 
 def test_faint_images_are_not_in_mnists_form(expected):
     assert not is_prepared(expected[0] // 2)
+
+
+def test_a_digit_larger_than_20_x_20_is_not_in_mnists_form(photos, expected, tmp_path):
+    """So that it and its inverse give the same."""
+    for original, image in zip(photos[:6], expected, strict=False):
+        ink = original[photo.bounding_box(original > 0)]
+        large = np.clip(np.rint(photo.resize(ink, 24 / max(ink.shape))), 0, 255).astype(np.uint8)
+        height, width = large.shape
+        top, left = (28 - height) // 2, (28 - width) // 2
+        large = np.pad(large, ((top, 28 - height - top), (left, 28 - width - left)))
+        assert not is_prepared(large)
+        assert_similar(prepare(large), prepare(255 - large), 0.1)
+        for quality in 75, 95:
+            assert is_prepared(photo.read(saved(tmp_path, Image.fromarray(image), "a.jpg", quality=quality)))
 
 
 def test_thin_strokes_of_a_large_photo_are_not_broken():

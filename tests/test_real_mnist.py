@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import data
-from data import mnist
+from data import mnist, photo
 
 from .conftest import ROOT
 
@@ -20,6 +20,11 @@ def test_counts_and_first_labels():
         images, labels = mnist.load(part)
         assert images.shape == (count, 28, 28) and list(labels[:5]) == first
     assert data.load("auto", "test")[2] == "mnist"
+
+
+def test_every_image_is_in_the_form_that_photos_are_brought_into():
+    for part in "train", "test":
+        assert all(map(photo.is_prepared, mnist.load(part)[0]))
 
 
 def test_quick_recipe(run):
