@@ -95,7 +95,8 @@ def fetch(split: str, kind: str, folder: Path, log: Callable[[str], None] = lamb
 def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -> bytes:
     """Download one file from the first mirror with the right content, save it, return its decompressed content."""
     log(f"downloading MNIST's {split} {kind}: they are not in {folder}")
-    causes, name = [], formats.idx_names(split, kind)[0]
+    mirrors_by_cause: dict[str, list[str]] = {}
+    name = formats.idx_names(split, kind)[0]
     for mirror in MIRRORS:
         try:
             if mirror.endswith(".npz"):
@@ -110,14 +111,16 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
                 raise DataError("it sent something that is not MNIST (its SHA-256 differs)")
         except Exception as error:  # any failure of a mirror: try the next one
             reason = error.reason if type(error) is urllib.error.URLError else error
-            causes.append(f"{mirror}: {_one_line(str(reason)) or type(error).__name__}")
+            cause = _one_line(str(reason)) or type(error).__name__
+            mirrors_by_cause.setdefault(cause, []).append(mirror.removeprefix("https://"))
             continue
         log(f"downloaded from {mirror}")
         # if the folder is not writable, the file is downloaded again next time
         with contextlib.suppress(OSError), storage.atomic_write(folder / name) as file:
             file.write(compressed)
         return content
-    raise NotFound(f"MNIST is not in {folder} and no mirror has it ({'; '.join(causes)}): {HINT}")
+    causes = "; ".join(f"{', '.join(mirrors)}: {cause}" for cause, mirrors in mirrors_by_cause.items())
+    raise NotFound(f"MNIST is not in {folder} and no mirror has it ({causes}): {HINT}")
 
 
 def _one_line(text: str, length: int = 100) -> str:
