@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,8 +99,19 @@ def train(run, archive):
 
 def train_process(*arguments, **options):
     """train.py with the flags of a quick training, as a process."""
-    command = [sys.executable, ROOT / "train.py", *map(str, fast(*arguments))]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return start_command("train.py", *fast(*arguments), **options)
+
+
+def start_command(name, *arguments, **options):
+    """A command as a process, which handles signals even where the tests run with ignored ones, as under nohup."""
+
+    def default_signals():
+        for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+            signal.signal(number, signal.SIG_DFL)
+
+    command = [sys.executable, ROOT / name, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, preexec_fn=default_signals, **pipes, **options)
 
 
 def wait_for_epoch(process, wanted):

@@ -14,7 +14,7 @@ import storage
 from network import Network
 from search import workers
 
-from .conftest import ROOT
+from .conftest import ROOT, start_command
 from .search_helpers import in_process_pool, is_gone, journal_content
 
 TINY = ["--hidden", 8, "--lr", 0.05, 0.2, "--weight-decay", 0, 0.01, "--batch-size", 50, "--validation", 100]
@@ -178,10 +178,7 @@ def test_without_dask_a_line_says_what_to_install(hp_search, monkeypatch):
 
 def command(*arguments, folder):
     """hp_search.py as a process, in a group of its own as a shell would start it."""
-    return subprocess.Popen(
-        [sys.executable, ROOT / "hp_search.py", *map(str, [*TINY, *arguments])],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, start_new_session=True,
-    )  # fmt: skip
+    return start_command("hp_search.py", *TINY, *arguments, cwd=folder, start_new_session=True)
 
 
 def wait_for_rows(process, count):
