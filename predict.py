@@ -27,7 +27,7 @@ from data import photo
 from network import Network
 
 # Predictions with a lower probability are called unsure. On photos of 16 kinds, made of validation images, half of the
-# predictions below it were right, and 99.9 % of those above it (tests/bench/photos.py --part train --count 1000 MODEL).
+# predictions below it were right, and 99.9 % of those above it (tests/bench/photos.py --split train --count 1000).
 CONFIDENCE_THRESHOLD = 0.9
 SHOWN = 24  # photos in the figure of --show
 MAX_NAME_WIDTH = 60  # characters of a file's name in the table
