@@ -46,8 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     source, out = config.recipe.dataset, config.recipe.out
     data_dir = Path(config.recipe.data_dir) if config.recipe.data_dir else None
     images, labels, dataset = data.load(source, "train", data_dir, cli.warn, cli.progress)
-    config.recipe = replace(config.recipe, dataset=dataset)
-    training, validation = split(config.recipe, images, labels)
+    writers = data.load_writers(dataset, data_dir, cli.warn) if config.recipe.unseen_writers else None
+    config.recipe = replace(config.recipe, dataset=dataset, unseen_writers=writers is not None)
+    training, validation = split(config.recipe, images, labels, writers)
     path = model_path(out, "best" if arguments.config.stem == "search" else arguments.config.stem, dataset)
     storage.check_writable(path)  # now, not after the search
     metadata, folder = {"dataset": dataset, "data": data.fingerprint(images, labels)}, path.with_suffix("")
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             search = run(config, journal, [*training, *validation], metadata["data"], arguments)
             print(f"\n{report.summary(search)}\n", flush=True)
             report.save_figures(search, folder, f"{path.stem} ({dataset})")
-            return finish(search, source, metadata, images, labels, path)
+            return finish(search, source, metadata, (images, labels, writers), path)
     except KeyboardInterrupt as interrupt:
         return cli.fail_stopped(interrupt, f"stopped; {RESUME_HINT}")
 
@@ -92,9 +93,10 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def split(config: Config, images: np.ndarray, labels: np.ndarray) -> tuple[tuple, tuple | None]:
+def split(config: Config, images: np.ndarray, labels: np.ndarray, writers: np.ndarray | None) -> tuple:
     """The training and validation data of a config."""
-    return data.train_validation_split(images, labels, config.validation, config.dataset, spawn_rng(config.seed, SPLIT))
+    rng = spawn_rng(config.seed, SPLIT)
+    return data.train_validation_split(images, labels, config.validation, config.dataset, rng, writers)
 
 
 def run(
@@ -122,7 +124,7 @@ def run(
     return search
 
 
-def finish(search: Search, source: str, metadata: dict, images: np.ndarray, labels: np.ndarray, path: Path) -> int:
+def finish(search: Search, source: str, metadata: dict, arrays: tuple, path: Path) -> int:
     """Write the winner's config, and train it: on all training images, unless its schedule needs validation images."""
     winner, trials = search.ranking[0], len(search.final_results())
     config, scores = winner.trial.config, cli.format_mean_std(winner.scores)
@@ -133,7 +135,7 @@ def finish(search: Search, source: str, metadata: dict, images: np.ndarray, labe
     found = f"the best of {trials} trials ({search.config.method}), {scores} on validation images"
     with storage.atomic_write(file) as out:
         out.write(f"# From hp_search.py: {found}.\n{saved.to_toml()}".encode())
-    data_splits = split(config, images, labels)
+    data_splits = split(config, *arrays)
     try:
         _, exit_code = train(config, metadata, *data_splits, path, search.journal.resumed, RESUME_HINT)
     except storage.StorageError:  # the model or checkpoint there is damaged or another winner's: start again

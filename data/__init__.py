@@ -11,7 +11,7 @@ import numpy as np
 from data import formats, mnist, synthetic
 from data.formats import DataError
 
-__all__ = ["DataError", "fingerprint", "load", "train_validation_split"]
+__all__ = ["DataError", "fingerprint", "load", "load_writers", "train_validation_split"]
 
 NAMES = ("mnist", "synthetic", "auto")  # reserved: a file or folder with such a name is called NAME-files
 
@@ -50,6 +50,21 @@ def load(
     return *formats.read(Path(dataset), split, progress), f"{name}-files" if name.lower() in NAMES else name
 
 
+def load_writers(name: str, folder: Path | None, log: Callable[[str], None]) -> np.ndarray | None:
+    """The number of the writer of each training image of the dataset `name`, for `train_validation_split`.
+
+    None, with a warning, if they are not known: for other datasets than MNIST, or if no mirror has the file.
+    """
+    try:
+        if name == "mnist":
+            return mnist.load_writers(folder, log)
+        reason = f"those of {name} are not known"
+    except DataError as error:
+        reason = str(error)
+    log(f"WARNING: the usual validation images are used, not those of unseen writers: {reason}")
+    return None
+
+
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
     """SHA-256 of images and labels: runs with the same fingerprint used the same data."""
     sha = hashlib.sha256(np.ascontiguousarray(images))
@@ -58,13 +73,19 @@ def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def train_validation_split(
-    images: np.ndarray, labels: np.ndarray, validation: float, name: str, rng: np.random.Generator
+    images: np.ndarray,
+    labels: np.ndarray,
+    validation: float,
+    name: str,
+    rng: np.random.Generator,
+    writers: np.ndarray | None = None,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
     """(training images, labels) and (validation images, labels), or None for the latter if `validation` is 0.
 
     validation: a number of images, or a fraction below 1. Of MNIST and the synthetic digits, the last images are used
-    for validation, as usual; of other datasets, a random subset, in case they are sorted by class. DataError if no
-    images are left for one of the two.
+    for validation, as usual; of other datasets, a random subset, in case they are sorted by class. With `writers`, one
+    for each image: all images of random writers, until there are enough. DataError if no images are left for one of
+    the two.
     """
     count = int(validation) if validation >= 1 else round(validation * len(images))
     if count >= len(images):
@@ -73,6 +94,12 @@ def train_validation_split(
         raise DataError(f"{validation} of {len(images)} training images is less than one: raise --validation, or use 0")
     if not count:
         return (images, labels), None
+    if writers is not None:
+        numbers, counts = np.unique(writers, return_counts=True)
+        order = rng.permutation(len(numbers))
+        chosen = order[: np.searchsorted(counts[order].cumsum(), count) + 1]
+        unseen = np.isin(writers, numbers[chosen])
+        return (images[~unseen], labels[~unseen]), (images[unseen], labels[unseen])
     if name not in ("mnist", "synthetic"):
         order = rng.permutation(len(images))
         images, labels = images[order], labels[order]

@@ -180,7 +180,12 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 
 def idx_names(split: str, kind: str) -> list[str]:
-    """The usual names of the IDX file of a split ("train", "test") and kind ("images", "labels"), MNIST's own first."""
+    """The usual names of the IDX file of a split ("train", "test") and kind ("images", "labels"), MNIST's own first.
+
+    The kind "writers" is QMNIST's file for the images of MNIST's split.
+    """
+    if kind == "writers":
+        return [f"qmnist-{split}-labels-idx2-int{suffix}" for suffix in (".gz", "")]
     prefixes = ("train",) if split == "train" else ("t10k", "test")
     endings = [f"{mark}idx{IDX_DIMENSIONS[kind]}-ubyte{suffix}" for mark in "-." for suffix in (".gz", "")]
     return [f"{prefix}-{kind}{ending}" for prefix in prefixes for ending in endings]

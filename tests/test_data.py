@@ -79,3 +79,24 @@ def test_validation_split(digits):
     for count, message in (600, "600"), (0.0001, "less than one"):
         with pytest.raises(DataError, match=message):
             data.train_validation_split(x, y, count, "mnist", rng)
+
+
+def test_validation_on_unseen_writers(digits):
+    (x, y), _ = digits
+    writers = np.random.default_rng(3).choice([5, 7, 20, 21, 40, 90], len(x))
+    splits = [data.train_validation_split(x, y, 150, "mnist", np.random.default_rng(i), writers) for i in range(2)]
+    for training, validation in splits:
+        assert sum(map(len, (training[1], validation[1]))) == len(x)
+        by_image = {image.tobytes(): writer for image, writer in zip(x, writers, strict=True)}
+        seen, unseen = ({by_image[image.tobytes()] for image in split[0]} for split in (training, validation))
+        assert not seen & unseen and len(seen) == 6 - len(unseen)
+        sizes = [np.count_nonzero(writers == writer) for writer in unseen]
+        assert sum(sizes) == len(validation[0]) >= 150 > sum(sizes) - max(sizes)
+    assert len({np.sum(validation[0]) for _, validation in splits}) == 2, "each seed has its own split"
+
+
+def test_writers_are_known_for_mnist_only(tmp_path):
+    warnings = []
+    assert data.load_writers("synthetic", None, warnings.append) is None
+    assert data.load_writers("mnist", tmp_path, warnings.append) is None
+    assert "synthetic" in warnings[0] and "no mirror" in warnings[-1] and "usual" in warnings[-1]
