@@ -177,18 +177,20 @@ class Network:
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        label_smoothing: float = 0.0,
     ) -> tuple[float, np.ndarray]:
         """One step of SGD on one batch: uint8 (N, 28, 28) and integer labels (N,), each below `classes`.
 
-        Returns the mean loss of the batch, without the L2 term, and the logits (classes, N), both from before the
-        update. The logits are valid until the next call. DivergenceError if the loss is not finite, or too large.
+        Returns the mean loss of the batch, without L2 and label smoothing, and the logits (classes, N), both from
+        before the update. The logits are valid until the next call. DivergenceError if the loss is not finite, or too
+        large.
         """
         x = self.standardize(images)
         logits = self.forward(x, training=True)
         loss = self.loss.forward(logits, labels)
         if not loss < MAX_BATCH_LOSS:  # NaN fails this comparison too
             raise DivergenceError(f"the loss of a batch reached {loss:.4g} at a learning rate of {lr:.4g}: lower lr")
-        self.backward(self.loss.backward())
+        self.backward(self.loss.backward(label_smoothing))
         self.update(lr, momentum, weight_decay, nesterov)
         return loss, logits
 
@@ -264,6 +266,7 @@ class Network:
         momentum: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 5e-4,
+        label_smoothing: float = 0.0,
         standardize: bool = True,
         augment: Augment | None = None,
         seed: int = 0,
@@ -280,6 +283,7 @@ class Network:
             lr, schedule              learning rate at the start; its factor over time, one of SCHEDULES
             momentum, nesterov        see `sgd`
             weight_decay              L2, of weights only
+            label_smoothing           probability that the targets give to all classes together, see `nn.losses`
             standardize               measure the pixel mean and std of `images`; if False, use pixel / 255
             augment                   makes an augmented copy of the images, a new one for each epoch
             seed                      of the order of the images and of `augment`
@@ -287,8 +291,8 @@ class Network:
                                       epoch; restore the parameters and the `velocity` first
             progress                  wraps the steps of an epoch, for a progress bar
 
-        A record has epoch, lr (of its first step), train_loss and train_accuracy (running means, without L2),
-        validation_loss and validation_accuracy if there is a validation set, and seconds.
+        A record has epoch, lr (of its first step), train_loss and train_accuracy (running means, without L2 and
+        label smoothing), validation_loss and validation_accuracy if there is a validation set, and seconds.
         DivergenceError if the loss is not finite, or above MAX_LOSS (mean of an epoch) or MAX_BATCH_LOSS.
         """
         history = list(history or [])
@@ -310,10 +314,9 @@ class Network:
             epoch_lr = lr * 0.5 ** count_accuracy_drops(history) if schedule == "plateau" else lr
             rates = [epoch_lr * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
             order = spawn_rng(seed, ORDER, epoch).permutation(len(images))
+            step_settings = momentum, weight_decay, nesterov, label_smoothing
             with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, as an error
-                loss, accuracy = self._train_epoch(
-                    augmented, labels, order, batch_size, progress(rates), (momentum, weight_decay, nesterov)
-                )
+                loss, accuracy = self._train_epoch(augmented, labels, order, batch_size, progress(rates), step_settings)
                 if augment:  # a random subset, because data may be sorted by class
                     self.update_bn_stats(images[order[:BN_STATS_IMAGES]])
                 # evaluate once more: the last step itself may have diverged
@@ -335,14 +338,14 @@ class Network:
         order: np.ndarray,
         batch_size: int,
         rates: Iterable[float],
-        sgd_settings: tuple[float, float, bool],
+        step_settings: tuple[float, float, bool, float],
     ) -> tuple[float, float]:
         """A `train_step` for each of the learning rates, over the images in `order`: mean loss and accuracy."""
         labels = labels[order]
         loss_sum, predicted = 0.0, np.empty(len(order), np.intp)
         for step, lr in enumerate(rates):
             batch = slice(step * batch_size, (step + 1) * batch_size)
-            loss, logits = self.train_step(self._gather(images, order[batch]), labels[batch], lr, *sgd_settings)
+            loss, logits = self.train_step(self._gather(images, order[batch]), labels[batch], lr, *step_settings)
             logits.argmax(axis=0, out=predicted[batch])
             loss_sum += loss * logits.shape[1]
         return loss_sum / len(order), float(np.mean(predicted == labels))

@@ -81,6 +81,7 @@ class Config:
     momentum: float = setting(0.9, FRACTION, "momentum of SGD")
     nesterov: bool = setting(False, BOOL, "use Nesterov momentum")
     weight_decay: float = setting(5e-4, AT_LEAST_0, "L2 on the weights")
+    label_smoothing: float = setting(0.0, FRACTION, "probability that the targets give to all classes together")
     validation: float = setting(
         10_000, COUNT_OR_FRACTION, "training images used for validation, a number or a fraction"
     )
@@ -173,7 +174,7 @@ class Config:
 
     def fit_settings(self) -> dict[str, Any]:
         """The arguments for `Network.fit`."""
-        names = "epochs batch_size lr schedule momentum nesterov weight_decay standardize seed".split()
+        names = "epochs batch_size lr schedule momentum nesterov weight_decay label_smoothing standardize seed".split()
         return {name: getattr(self, name) for name in names} | {"augment": self.distortion()}
 
 
