@@ -51,7 +51,7 @@ class Conv2D(Layer):
         self.shapes = {"W": (self.filters, self.size, channels, self.size), "b": (self.filters,)}
         self.out_height, self.out_width = out
         k, s, d = self.size, self.stride, self.dilation
-        # of the padded input: the columns that meet column j of the kernel, and the (h, i) that meet row h s + i d
+        # of the padded input: the columns that meet column j of the kernel, and all (h, i) that meet row h s + i d
         self.columns = [slice(j * d, j * d + s * (self.out_width - 1) + 1, s) for j in range(k)]
         self.taps = [[] for _ in range(rows + 2 * self.padding)]
         for h, i in np.ndindex(self.out_height, k):
@@ -85,12 +85,11 @@ class Conv2D(Layer):
 
     def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
         dy = dy.reshape(self.out_height, self.filters, -1)
-        dw = self.grads["W"].reshape(self.filters, -1)
         # dW^T = patch dy^T: OpenBLAS takes a third less time for it than for dW = dy patch^T
-        dw_per_row = self.buffer("dW per row", (self.out_height, *dw.T.shape), dy.dtype)
+        dw_per_row = self.buffer("dW per row", (self.out_height, len(self.patches[0]), self.filters), dy.dtype)
         for dw_row, dy_row, patch in zip(dw_per_row, dy, self.patches, strict=True):
             np.matmul(patch, dy_row.T, out=dw_row)
-        np.copyto(dw, np.add.reduce(dw_per_row, axis=0).T)
+        self.grads["W"].reshape(self.filters, -1)[:] = np.add.reduce(dw_per_row, axis=0).T
         ones = self.buffer("ones", dy.shape[2:], dy.dtype, fill=1)
         np.add.reduce(dy @ ones, axis=0, out=self.grads["b"])
         return self._input_gradient(dy) if need_dx else None
