@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     source, out = config.recipe.dataset, config.recipe.out
     data_dir = Path(config.recipe.data_dir) if config.recipe.data_dir else None
     images, labels, dataset = data.load(source, "train", data_dir, cli.warn, cli.progress)
+    if not isinstance(images, np.ndarray):
+        raise data.DataError(f"{source} has more images than fit into memory: search on a part of them")
     config.recipe = replace(config.recipe, dataset=dataset)
     training, validation = split(config.recipe, images, labels)
     path = model_path(out, "best" if arguments.config.stem == "search" else arguments.config.stem, dataset)
@@ -68,7 +70,8 @@ def parser() -> cli.Parser:
     result = cli.Parser(prog="hp_search.py", description="Search for good hyper-parameters and train the best network.")
     default = Path(__file__).parent / "configs" / "search.toml"
     result.add_argument("--config", type=Path, default=default, help="config file (configs/search.toml)")
-    result.add_argument("--workers", type=positive_int, metavar="N", help="processes to train in (one for each core)")
+    text = "processes to train in (one for each core)"
+    result.add_argument("--workers", type=cli.positive_int, metavar="N", help=text)
     result.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786")
     group = result.add_argument_group(
         "settings of the search; they override the config file [in brackets: the default without one]"
@@ -83,13 +86,6 @@ def parser() -> cli.Parser:
         options = {"nargs": "+", "metavar": "VALUE", "help": spec.metadata["text"], "default": argparse.SUPPRESS}
         group.add_argument(f"--{option_name(name)}", **options)
     return result
-
-
-def positive_int(text: str) -> int:
-    """An integer of at least 1, for the command line."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def split(config: Config, images: np.ndarray, labels: np.ndarray) -> tuple[tuple, tuple | None]:

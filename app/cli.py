@@ -35,6 +35,13 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--data-dir", type=Path, help="folder with MNIST's files ($MNIST_DIR, else data/raw)")
 
 
+def positive_int(text: str) -> int:
+    """An integer of at least 1, for the command line."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
     """Make `main` always return an exit code, with one line on stderr for errors that the user can fix.
 

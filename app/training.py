@@ -189,7 +189,7 @@ def train(
         exit_code = cli.fail(str(error), error.exit_code)
     if run.history:
         save_best(run, network, path, finished=not exit_code)
-        save_figures(network, config, run, folder, training[0][:SHOWN_IMAGES])
+        save_figures(network, config, run, folder, np.asarray(training[0][:SHOWN_IMAGES]))
     if not stopped:
         checkpoint.unlink(missing_ok=True)
     return network.metadata or None, exit_code
