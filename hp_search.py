@@ -100,7 +100,7 @@ def run(
     if arguments.scheduler:
         pool = workers.dask_pool(arguments.scheduler, arrays)
     else:
-        pool = workers.local_pool(arguments.workers or workers.cores(), arrays, journal.path.parent)
+        pool = workers.local_pool(arguments.workers or cli.cores(), arrays, journal.path.parent)
     names, count, validation_count = ", ".join(map(option_name, config.space)), len(arrays[0]), len(arrays[2])
     print(f"{config.method} search over {names}: {count:,} training and {validation_count:,} validation images of "
           f"{config.recipe.dataset}")  # fmt: skip
