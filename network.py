@@ -31,7 +31,7 @@ MAX_LOSS = 100.0  # a higher mean loss of an epoch counts as divergence; uniform
 MAX_BATCH_LOSS = 100 * MAX_LOSS  # the same for a single batch
 EVAL_BATCH_SIZE = 1000  # images at a time at inference
 BN_STATS_IMAGES = 10_000  # random images that batch norm's statistics are recomputed on
-WINDOW, BLOCK = 60_000, 100  # images of a large file: mixed at a time; in a row, read together. See `shuffled`
+WINDOW, BLOCK = 60_000, 50  # images of a large file: mixed at a time; in a row, read together. See `shuffled`
 
 Augment = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]  # images, rng, progress -> augmented images
 SCHEDULES: dict[str, Callable[[float], float]] = {
