@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     source, out = config.recipe.dataset, config.recipe.out
     data_dir = Path(config.recipe.data_dir) if config.recipe.data_dir else None
     images, labels, dataset = data.load(source, "train", data_dir, cli.warn, cli.progress)
+    if not isinstance(images, np.ndarray):
+        raise data.DataError(f"{source} has more images than fit into memory: search on a part of them")
     writers = data.load_writers(dataset, data_dir, cli.warn) if config.recipe.unseen_writers else None
     config.recipe = replace(config.recipe, dataset=dataset, unseen_writers=writers is not None)
     training, validation = split(config.recipe, images, labels, writers)
@@ -69,7 +71,8 @@ def parser() -> cli.Parser:
     result = cli.Parser(prog="hp_search.py", description="Search for good hyper-parameters and train the best network.")
     default = Path(__file__).parent / "configs" / "search.toml"
     result.add_argument("--config", type=Path, default=default, help="config file (configs/search.toml)")
-    result.add_argument("--workers", type=positive_int, metavar="N", help="processes to train in (one for each core)")
+    text = "processes to train in (one for each core)"
+    result.add_argument("--workers", type=cli.positive_int, metavar="N", help=text)
     result.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786")
     group = result.add_argument_group(
         "settings of the search; they override the config file [in brackets: the default without one]"
@@ -86,13 +89,6 @@ def parser() -> cli.Parser:
     return result
 
 
-def positive_int(text: str) -> int:
-    """An integer of at least 1, for the command line."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def split(config: Config, images: np.ndarray, labels: np.ndarray, writers: np.ndarray | None) -> tuple:
     """The training and validation data of a config."""
     rng = spawn_rng(config.seed, SPLIT)
@@ -106,7 +102,7 @@ def run(
     if arguments.scheduler:
         pool = workers.dask_pool(arguments.scheduler, arrays)
     else:
-        pool = workers.local_pool(arguments.workers or workers.cores(), arrays, journal.path.parent)
+        pool = workers.local_pool(arguments.workers or cli.cores(), arrays, journal.path.parent)
     names, count, validation_count = ", ".join(map(option_name, config.space)), len(arrays[0]), len(arrays[2])
     print(f"{config.method} search over {names}: {count:,} training and {validation_count:,} validation images of "
           f"{config.recipe.dataset}")  # fmt: skip

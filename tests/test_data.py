@@ -60,6 +60,21 @@ def test_fingerprint_depends_on_images_and_labels(digits):
     assert len({before, data.fingerprint(changed, y), data.fingerprint(x, y[::-1]), data.fingerprint(x[1:], y)}) == 4
 
 
+def test_the_fingerprint_of_a_file_is_that_of_its_images(digits, image_file, monkeypatch):
+    expected = data.fingerprint(*digits[0])
+    monkeypatch.setattr(data, "CHUNK", 70)
+    assert data.fingerprint(image_file, digits[0][1]) == data.fingerprint(*digits[0]) == expected
+
+
+def test_validation_images_of_a_file_are_its_last(digits, image_file):
+    (x, y), _ = digits
+    (a, b), (c, d) = data.train_validation_split(image_file, y, 100, "big", np.random.default_rng(0))
+    assert isinstance(a, data.ImageFile) and (np.asarray(a) == x[:500]).all() and (b == y[:500]).all()
+    assert (np.asarray(c) == x[500:]).all() and (d == y[500:]).all()
+    with pytest.raises(DataError, match="the last 100 images lack a digit"):
+        data.train_validation_split(image_file, np.sort(y), 100, "big", np.random.default_rng(0))
+
+
 def test_fractions_are_rounded():
     images, labels = np.zeros((19, 28, 28), np.uint8), np.zeros(19, np.int64)
     training, validation = data.train_validation_split(images, labels, 0.1, "mnist", np.random.default_rng(0))
