@@ -1,0 +1,529 @@
+"""The promises of this project at length: hostile files, kills, full disks, bad servers, two processes at once.
+
+    python tests/torture.py                                        the long run, for hours
+    python tests/torture.py --quick                                a sample of every part, in a minute
+    python tests/torture.py --part models --seed 3 --case 1234     one case again, such as one that failed
+
+Every input ends in one of three ways: refused with one line, read as the same, or accepted as something valid. A
+failure is everything else: a traceback (crash), more CPU time than the limit (hang), a damaged file that is read as
+something else (different), too much memory for an input that is refused (memory), another broken promise (broken).
+
+The long run adds each finished part to tests/torture.csv. If it is stopped, it continues with the parts that are
+missing there. At the end it writes the figures into README.md. To run a part again, name it with --part.
+"""
+
+import argparse
+import contextlib
+import csv
+import functools
+import gzip
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import string
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy starts threads, which do not survive a fork
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from PIL import Image  # noqa: E402
+
+import data  # noqa: E402
+import storage  # noqa: E402
+from app import cli, drawing, training  # noqa: E402
+from app.config import Config  # noqa: E402
+from data import formats, mnist, mnist_pickle, photo, synthetic  # noqa: E402
+from network import DivergenceError, Network  # noqa: E402
+from nn.convolution import Conv2D, Flatten, MaxPool2D  # noqa: E402
+from nn.layers import BatchNorm, Dense, ReLU  # noqa: E402
+from search import report  # noqa: E402
+from search.config import SearchConfig  # noqa: E402
+from search.trial import Journal, SearchError  # noqa: E402
+from tests import mutants, search_helpers  # noqa: E402
+from tests.bench import tables  # noqa: E402
+from tests.conftest import ROOT, script, start_command  # noqa: E402
+
+RESULTS = ROOT / "tests" / "torture.csv"
+COLUMNS = "part seed cases refused same accepted crash hang different memory broken peak_mb slowest cpu_s".split()
+WAYS, FAILURES = ("refused", "same", "accepted"), ("crash", "hang", "different", "memory", "broken")
+MAX_MEMORY = 300  # MB above the start, for an input that is refused
+WALL_SECONDS = 120  # for one case; the process is ended then
+CHUNK = 2000  # cases in a process
+Case = Callable[[random.Random, int], str]  # the random numbers of this case, and its number -> one of WAYS
+
+
+class Broken(AssertionError):
+    """A broken promise, of one of the kinds in FAILURES."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Part(NamedTuple):
+    """`make` gets an empty folder and returns the function of a case. `cpu`: limit for a case, seconds."""
+
+    make: Callable[[Path], Case]
+    cases: int
+    quick: int
+    cpu: float
+
+
+PARTS: dict[str, Part] = {}
+
+
+def part(cases: int, quick: int, cpu: float = float("inf")) -> Callable:
+    """Add a function to PARTS. cases, quick: the number of cases of the long and of the quick run."""
+    return lambda make: PARTS.setdefault(make.__name__, Part(make, cases, quick, cpu)).make
+
+
+def check(condition: object, message: str, kind: str = "broken") -> None:
+    """Broken if the condition does not hold."""
+    if not condition:
+        raise Broken(kind, message)
+
+
+def refused(error: Exception) -> str:
+    """The outcome of an input that is refused, if the error can be shown as one line."""
+    check(str(error) and "\n" not in str(error), f"not one line: {error!r}")
+    return "refused"
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """240 synthetic digits: images and labels."""
+    return synthetic.render(240, np.random.default_rng(7))
+
+
+def split(train: int, test: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Some of them: training images and labels, test images and labels."""
+    images, labels = digits()
+    return images[:train], labels[:train], images[-test:], labels[-test:]
+
+
+def layout(arrays: dict[str, np.ndarray]) -> dict[str, tuple]:
+    """Arrays in a form in which == means the same to the bit."""
+    return {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
+
+
+@part(cases=1_000_000, quick=5000, cpu=2)
+def models(folder: Path) -> Case:
+    """Model files."""
+    path, samples = folder / "m.npz", []
+    stacks = {(4,): [[Dense(3), ReLU(), Dense(2)], [Dense(3)]]}
+    stacks[5, 1, 5] = [[Conv2D(2, 3), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Dense(2)]]
+    for shape, layers in ((shape, layers) for shape, some in stacks.items() for layers in some):
+        network = Network(layers, input_shape=shape, seed=1)
+        network.metadata = {"dataset": "mnist", "recipe": {"epochs": 2, "hidden": [3]}, "accuracy": 0.5}
+        network.save(path)
+        samples.append((path.read_bytes(), *storage.read(path, "model")))
+
+    def case(rng: random.Random, number: int) -> str:
+        content, description, arrays = rng.choice(samples)
+        signed = rng.random() < 0.4
+        path.write_bytes(
+            mutants.resigned(rng, description, arrays) if signed else mutants.archive(rng, content)
+        )
+        try:
+            network = Network.load(path)
+        except storage.StorageError as error:
+            return refused(error)
+        if not signed:
+            found = storage.read(path, "model")
+            same = found[0] == description and layout(found[1]) == layout(arrays)
+            check(same, "it was read as another model", "different")
+            return "same"
+        images = np.repeat(np.array([[0], [100], [255]], np.uint8), np.prod(network.input_shape), axis=1)
+        check(np.isfinite(network.predict_proba(images)).all(), "predictions that are not finite")
+        return "accepted"
+
+    return case
+
+
+def data_files() -> dict[str, dict[str, bytes]]:
+    """Digits in every format: format -> path -> content."""
+    x, y, u, v = split(8, 4)
+    idx = {
+        formats.idx_names(name, kind)[1]: formats.idx_bytes(array)
+        for name, pair in {"train": (x, y), "test": (u, v)}.items()
+        for kind, array in zip(("images", "labels"), pair, strict=True)
+    }
+    stored, deflated, triple, table = (io.BytesIO() for _ in range(4))
+    np.savez(stored, x_train=x, y_train=y, x_test=u, y_test=v)
+    formats.write_npz(deflated, {"train": (x, y), "test": (u, v)})
+    mnist_pickle.write(triple, (x, y), (u, v))
+    formats.write_csv(table, x, y)
+    files = {
+        "idx": idx,
+        "idx.gz": {f"{name}.gz": gzip.compress(content, 1) for name, content in idx.items()},
+        "npz": {"a.npz": stored.getvalue()},
+        "npz, deflated": {"a.npz": deflated.getvalue()},
+        "pkl.gz": {"a.pkl.gz": triple.getvalue()},
+        "csv": {"a.csv": table.getvalue()},
+        "csv.gz": {"train.csv.gz": gzip.compress(table.getvalue(), 1)},
+        "folders": {f"{y[i]}/{i}.{kind}": encoded(x[i], kind) for i, kind in enumerate(["png", "jpg"] * 2)},
+        "pkl, lists": {"a.pkl": pickle.dumps(((x.tolist(), y.tolist()), (u, v)), 0)},
+    }
+    return files | {f"pkl {p}": {"a.pkl": pickle.dumps(((x, y), (u, v)), p)} for p in range(6)}
+
+
+@functools.cache
+def data_bombs() -> list[tuple[str, dict[str, bytes]]]:
+    """Small files that decompress to 400 MB, each with what else its format needs."""
+    megabyte, count, header = bytes(2**20), 400, mutants.to_npy(np.zeros(0, np.uint8))
+    images, labels = (f"{name}.gz" for name in list(data_files()["idx"])[:2])
+    few = formats.idx_bytes(split(8, 4)[1])
+    heads = {n: formats.idx_bytes(np.zeros((0, 28, 28)))[:4] + np.array([n, 28, 28], ">u4").tobytes() for n in (8, 534_000)}
+    large = b"\x93NUMPY\1\0" + header[8:].replace(b"(0,), }" + b" " * 20, b"(534000, 28, 28), }" + b" " * 8)
+    large_labels, small_labels = large.replace(b"(534000, 28, 28)", b"(400000000,)    "), mutants.to_npy(split(8, 4)[1])
+    one_argument = b"\x80\x02B" + np.array([count * 2**20], "<u4").tobytes()
+    return [
+        *(("", {images: mutants.gzip_bomb(head, megabyte, count), labels: few}) for head in (b"", *heads.values())),
+        ("", {images: gzip.compress(heads[8]), labels: mutants.gzip_bomb(few[:8], megabyte, count)}),
+        ("a.pkl.gz", {"a.pkl.gz": mutants.gzip_bomb(one_argument, megabyte, count, b".")}),
+        ("a.pkl", {"a.pkl": mutants.gzip_bomb(b"\x80\x02(", b"K\0" * 2**19, count, b"t.")}),
+        ("a.npz", {"a.npz": mutants.zip_bomb(("x_train.npy", large, megabyte, count), ("y_train.npy", small_labels, b"", 0))}),
+        ("a.npz", {"a.npz": mutants.zip_bomb(("x_train.npy", large, b"", 0), ("y_train.npy", large_labels, megabyte, count))}),
+        ("a.npz", {"a.npz": mutants.zip_bomb(("x_train.npy", header, megabyte, count), ("y_train.npy", header, b"", 0))}),
+        *(("a.csv.gz", {"a.csv.gz": mutants.gzip_bomb(b"", block, count)}) for block in (megabyte, b"\n" * 2**20, b"0," * 2**19)),
+    ]
+
+
+@part(cases=100_000, quick=1500, cpu=2)
+def datasets(folder: Path) -> Case:
+    """Files and folders of digits in every format that data/formats.py reads."""
+    files = data_files()
+    for form, contents in files.items():
+        for name, content in contents.items():
+            (folder / form / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / form / name).write_bytes(content)
+
+    def mutant(rng: random.Random, form: str, name: str) -> bytes:
+        content = files[form][name]
+        if name.endswith(".gz"):
+            return mutants.zipped(rng, content, mutants.pickled if "pkl" in form else mutants.flip)
+        change = {"npz": mutants.archive, "pkl": mutants.pickled, "png": mutants.png}.get(name[-3:], mutants.flip)
+        return change(rng, content) if rng.random() < 0.7 else mutants.flip(rng, content)
+
+    def case(rng: random.Random, number: int) -> str:
+        if number % 50 == 0:
+            name, contents = data_bombs()[number // 50 % len(data_bombs())]
+            form = "bomb"
+        else:
+            form = rng.choice(list(files))
+            changed = rng.choice(list(files[form]))
+            name = "" if len(files[form]) > 1 or form == "csv.gz" else changed
+            contents = {changed: mutant(rng, form, changed)}
+        (folder / form).mkdir(exist_ok=True)
+        for file, content in contents.items():
+            (folder / form / file).write_bytes(content)
+        try:
+            images, labels = formats.read(folder / form / name, rng.choice(("train", "test")) if form != "bomb" else "train")
+        except formats.DataError as error:
+            return refused(error)
+        finally:
+            for file in contents:
+                if form == "bomb":
+                    (folder / form / file).unlink()
+                else:
+                    (folder / form / file).write_bytes(files[form][file])
+        check(images.dtype == np.uint8 and images.shape == (len(labels), 28, 28) and len(labels), "no images")
+        check(labels.dtype == np.int64 and labels.min() >= 0 and labels.max() <= 9, "labels out of range")
+        return "accepted"
+
+    return case
+
+
+def encoded(image: np.ndarray, kind: str, **options) -> bytes:
+    """An image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, {"jpg": "jpeg", "tif": "tiff"}.get(kind, kind), **options)
+    return buffer.getvalue()
+
+
+@part(cases=20_000, quick=250, cpu=1)
+def photos(folder: Path) -> Case:
+    """Photos of all formats, some of them with EXIF data."""
+    gray = np.pad(255 - digits()[0][0].repeat(2, axis=0).repeat(2, axis=1), 8, constant_values=255)
+    colour, exif = np.stack([gray, gray, gray // 2 + 100], axis=2), Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a digit"
+    deep = gray.astype(np.int32) * 250
+    samples = [(kind, encoded(image, kind)) for kind in ("png", "jpg", "bmp", "gif", "tif", "webp") for image in (gray, colour)]
+    samples += [(kind, encoded(colour, kind, exif=exif)) for kind in ("png", "jpg", "tif", "webp")]
+    samples += [("png", encoded(deep.astype(np.uint16), "png")), ("tif", encoded(gray.astype(np.float32), "tif"))]
+    samples += [("jpg", encoded(colour, "jpg", progressive=True)), ("webp", encoded(colour, "webp", lossless=True))]
+    samples += [("tif", encoded(gray, "tif", compression=c)) for c in ("tiff_lzw", "tiff_deflate", "packbits")]
+
+    def case(rng: random.Random, number: int) -> str:
+        kind, content = rng.choice(samples)
+        content = mutants.png(rng, content) if kind == "png" and rng.random() < 0.6 else mutants.flip(rng, content)
+        path = folder / f"a.{rng.choice((kind, kind, kind, 'png'))}"
+        path.write_bytes(content)
+        try:
+            image = photo.digit(path)
+            photo.thumbnail(path)
+        except photo.PhotoError as error:
+            return refused(error)
+        check(image.dtype == np.uint8 and image.shape == (28, 28), "no image")
+        return "accepted"
+
+    return case
+
+
+# --- checkpoints and journals ---------------------------------------------------------------------------------------
+
+
+@part(cases=60_000, quick=1200, cpu=2)
+def checkpoints(folder: Path) -> Case:
+    """Checkpoints of a training that is resumed."""
+    x, y, u, v = split(40, 20)
+    path, samples = folder / "checkpoint.npz", []
+    configs = Config(hidden=[1]), Config(layers="conv 1 9 stride 9, batchnorm, relu", validation=0)
+    for config in (replace(config, epochs=4, batch_size=20, dataset="tiny") for config in configs):
+        network, run = config.build_network(), training.Run({"dataset": "tiny", "recipe": config.settings()})
+        for record in network.fit(x, y, (u, v) if config.validation else None, **config.fit_settings() | {"epochs": 2}):
+            run.record_epoch(record, network)
+        run.save(path, network)
+        samples.append((config, run, path.read_bytes(), *storage.read(path, "checkpoint")))
+
+    def state(run: training.Run, network: Network) -> tuple:
+        groups = network.arrays(), run.after_epoch_1, run.best, {"velocity": network.velocity}
+        return run.history, *map(layout, groups)
+
+    def resumed(config: Config, metadata: dict) -> tuple[training.Run, Network]:
+        run, network = training.Run(metadata), config.build_network()
+        run.resume(path, network)
+        return run, network
+
+    states = []
+    for config, run, content, *_ in samples:
+        path.write_bytes(content)
+        states.append(state(*resumed(config, run.metadata)))
+
+    def case(rng: random.Random, number: int) -> str:
+        i, signed = rng.randrange(len(samples)), rng.random() < 0.6
+        config, original, content, description, arrays = samples[i]
+        path.write_bytes(mutants.resigned(rng, description, arrays) if signed else mutants.archive(rng, content))
+        try:
+            run, network = resumed(config, original.metadata)
+        except storage.StorageError as error:
+            return refused(error)
+        if state(run, network) == states[i]:
+            return "same"
+        check(signed, "it was resumed in another state", "different")
+        with contextlib.suppress(DivergenceError), np.errstate(all="ignore"):
+            training.best_epoch(run.history)
+            rest = config.fit_settings() | {"history": run.history}
+            for record in network.fit(x, y, (u, v) if config.validation else None, **rest):
+                run.record_epoch(record, network)
+                training.format_record(record, {key: training.COLUMNS[key] for key in record})
+        return "accepted"
+
+    return case
+
+
+@part(cases=40_000, quick=800, cpu=2)
+def journals(folder: Path) -> Case:
+    """Results files of a search that is resumed."""
+    path = folder / "search.jsonl"
+    space = search_helpers.dimensions(lr=[0.1, 0.2], weight_decay=[0, 0.01])
+    config = SearchConfig("halving", repeats=2, recipe=search_helpers.SMALL, space=space)
+    whole, _ = search_helpers.run_search(config, folder)
+    lines, original, expected = path.read_bytes().splitlines(True), whole.journal.results, report.finalists(whole)
+
+    def mutant(rng: random.Random, signed: bool) -> bytes:
+        some = list(lines)
+        for _ in range(rng.choice((1, 1, 2))):
+            i, j = rng.randrange(len(some)), rng.randrange(len(some))
+            if signed:
+                some[i] = json.dumps(signed_row(mutants.edit_json(rng, json.loads(some[i])))).encode() + b"\n"
+            elif rng.random() < 0.3:
+                some[i : i + 1] = rng.choice([[], [some[i]] * 2, [some[j]], [b"\n"], [b"{}\n"], [b"[" * 9999 + b"\n"]])
+                some = some or [b""]
+            else:
+                return mutants.flip(rng, b"".join(some))
+        return b"".join(some)
+
+    def case(rng: random.Random, number: int) -> str:
+        signed = rng.random() < 0.3
+        path.write_bytes(mutant(rng, signed))
+        results = {}
+        try:
+            with search_helpers.open_search(config, folder, search_helpers.Submit()) as search:
+                results = dict(search.journal.results)
+                widths = report.column_widths(config)
+                for result in search.run():
+                    report.format_result(result, widths)
+                report.summary(search)
+        except SearchError as error:
+            return refused(error)
+        if results.items() <= original.items() and report.finalists(search) == expected:
+            return "same"
+        check(signed, "the search was resumed with other results", "different")
+        return "accepted"
+
+    return case
+
+
+def signed_row(row: object) -> object:
+    return row
+
+
+# --- the runs -------------------------------------------------------------------------------------------------------
+
+
+def one_case(name: str, case: Case, seed: int, number: int) -> tuple[str, float, str]:
+    """The outcome of a case, its CPU seconds, and the message of a failure."""
+    signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)  # its signal ends the process, wherever that hangs
+    started, message = time.process_time(), ""
+    try:
+        outcome = case(random.Random(f"{name} {seed} {number}"), number)
+    except Broken as error:
+        outcome, message = error.kind, str(error)
+    except BaseException as error:
+        where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+        outcome, message = "crash", f"{type(error).__name__}: {error} ({' '.join(where[-4:])})"
+    cpu = time.process_time() - started
+    if cpu > PARTS[name].cpu:
+        outcome, message = "hang", f"{cpu:.1f} s of CPU time, then {outcome}"
+    return outcome, cpu, message
+
+
+def megabytes() -> float:
+    """The largest memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def work(name: str, numbers: list[int], seed: int, scratch: Path, current: SimpleNamespace, pipe: Connection) -> None:
+    """The main function of a process: some cases of a part. Sends its figures, and the cases that are left."""
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    os.chdir(folder)
+    counts, failures, slowest, numbers = Counter(), [], 0.0, list(numbers)
+    case = PARTS[name].make(folder)
+    start = megabytes()
+    while numbers and megabytes() - start < MAX_MEMORY:
+        number = current.value = numbers.pop(0)
+        outcome, cpu, message = one_case(name, case, seed, number)
+        if outcome == "refused" and megabytes() - start > MAX_MEMORY:
+            outcome, message = "memory", f"{megabytes() - start:.0f} MB for an input that is refused"
+        counts[outcome] += 1
+        slowest = max(slowest, cpu)
+        if message:
+            failures.append((number, outcome, message))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(each.ru_utime + each.ru_stime for each in usage)
+    os.chdir("/")
+    shutil.rmtree(folder, ignore_errors=True)
+    pipe.send((counts, failures, slowest, megabytes() - start, cpu, numbers))
+
+
+def run_part(name: str, cases: int, seed: int, workers: int, scratch: Path) -> dict:
+    """All cases of a part, in processes of at most CHUNK cases each: its figures. Prints its failures."""
+    context, size = multiprocessing.get_context("fork"), max(1, min(CHUNK, -(-cases // workers)))
+    waiting = [list(range(start, min(start + size, cases))) for start in range(0, cases, size)][::-1]
+    running, counts, row = {}, Counter(), {"slowest": 0.0, "peak_mb": 0.0, "cpu_s": 0.0}
+    with cli.progress_bar(cases, name, " cases") as bar:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                numbers, (near, far) = waiting.pop(), context.Pipe(duplex=False)
+                current = context.Value("q", -1, lock=False)
+                process = context.Process(target=work, args=(name, numbers, seed, scratch, current, far))
+                process.start()
+                far.close()
+                running[near] = process, numbers, current
+            for near in wait(list(running)):
+                process, numbers, current = running.pop(near)
+                try:
+                    found, failures, slowest, peak, cpu, left = near.recv()
+                except EOFError:  # the process died: the case is the failure, the others are repeated
+                    process.join()
+                    kind = "hang" if process.exitcode == -signal.SIGALRM else "crash"
+                    left = [number for number in numbers if number != current.value]
+                    found, failures = Counter([kind]), [(current.value, kind, f"exit code {process.exitcode}")]
+                    slowest = peak = cpu = 0.0
+                process.join()
+                counts += found
+                bar.update(found.total())
+                row["slowest"], row["peak_mb"] = max(row["slowest"], slowest), max(row["peak_mb"], peak)
+                row["cpu_s"] += cpu
+                for number, kind, message in failures:
+                    cli.print_row(f"FAILED --part {name} --seed {seed} --case {number}: {kind}: {cli.one_line(message)}")
+                if left:
+                    waiting.append(left)
+    row = {key: round(value, 2) for key, value in row.items()}
+    return {"part": name, "seed": seed, "cases": cases} | {way: counts[way] for way in WAYS + FAILURES} | row
+
+
+def main() -> int:
+    """Run the parts that are asked for, print a row of figures for each, and the verdict."""
+    parser = cli.Parser(prog="torture.py", description="Test the promises of this project at length.")
+    parser.add_argument("--quick", action="store_true", help="a sample of every part; writes no results")
+    parser.add_argument("--scale", type=float, default=1, help="fraction of the cases; below 1 it writes no results")
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers [0]")
+    parser.add_argument("--part", nargs="+", choices=PARTS, help="only these parts: " + ", ".join(PARTS))
+    parser.add_argument("--case", type=int, help="only this case")
+    parser.add_argument("--workers", type=int, default=2, help="processes [2]")
+    arguments = parser.parse_args()
+    results = {}
+    if RESULTS.exists() and not arguments.quick and arguments.scale == 1:
+        results = {row["part"]: row for row in csv.DictReader(RESULTS.read_text().splitlines())}
+    names = arguments.part or [name for name in PARTS if name not in results]
+    widths = [max(12, len(column)) if column == "part" else max(8, len(column)) for column in COLUMNS]
+    print(cli.format_row(COLUMNS, widths))
+    failed = total = 0
+    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # in memory, where there is such a folder
+    with tempfile.TemporaryDirectory(prefix="torture-", dir=shared) as scratch:
+        patch(Path(scratch))
+        for name in names:
+            (warm := Path(scratch, "warm")).mkdir()
+            case = PARTS[name].make(warm)  # here too: what it caches is then there in every process
+            cases = getattr(case, "total", PARTS[name].cases)
+            if arguments.case is not None:
+                os.chdir(warm)
+                print(*one_case(name, case, arguments.seed, arguments.case))
+                continue
+            cases = min(cases, PARTS[name].quick) if arguments.quick else max(1, round(cases * arguments.scale))
+            row = run_part(name, cases, arguments.seed, arguments.workers, Path(scratch))
+            print(cli.format_row([row[column] for column in COLUMNS], widths), flush=True)
+            shutil.rmtree(warm)
+            failed, total = failed + sum(row[kind] for kind in FAILURES), total + cases
+            if not arguments.quick and arguments.scale == 1:
+                results[name] = row
+                storage.write_csv(RESULTS, COLUMNS, [results[name] for name in PARTS if name in results])
+    print(f"{total:,} cases: {f'{failed:,} PROMISES BROKEN' if failed else 'no promise was broken'}")
+    return 1 if failed else 0
+
+
+def patch(scratch: Path) -> None:
+    """No figures are rendered, no mirrors are asked, and the repository's own data folder is not used."""
+    Figure.savefig = lambda self, file, **options: file.write(b"not rendered")
+    mnist.MIRRORS[:] = ["http://127.0.0.1:9/"]
+    synthetic.__file__ = mnist.__file__ = str(scratch / "data.py")
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
