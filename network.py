@@ -370,10 +370,14 @@ class Network:
     # --- inference --------------------------------------------------------------------------------------------------
 
     def _predict_batches(self, images: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Slices of the images with the logits of each."""
+        """Slices of the images with the logits of each. DivergenceError if these are not finite."""
         for start in range(0, len(images), EVAL_BATCH_SIZE):
             batch = slice(start, start + EVAL_BATCH_SIZE)
-            yield batch, self.forward(self.standardize(images[batch]))
+            with np.errstate(over="ignore", invalid="ignore"):
+                logits = self.forward(self.standardize(images[batch]))
+            if not np.isfinite(logits).all():
+                raise DivergenceError("the outputs of the network are not finite: train it again, with a lower lr")
+            yield batch, logits
 
     def predict_proba(self, images: np.ndarray) -> np.ndarray:
         """The probability of each class: uint8 (N, 28, 28) -> (N, classes)."""

@@ -189,6 +189,8 @@ def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[st
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     try:
+        if content.count(b"PK\1\2") > MAX_MEMBERS:  # the start of each member's entry in the zip's directory
+            raise ValueError(f"more than {MAX_MEMBERS:,} members")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = _list_members(archive, len(content), max_text)
             arrays = {name: _read_array(archive, info) for name, info in members.items()}
@@ -197,14 +199,14 @@ def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[st
             raise ValueError("its SHA-256 does not match its content")
     except Exception as error:  # a damaged zip raises a dozen types; for the user they are one
         reason = str(error) or type(error).__name__
-        raise StorageError(f"{path} is damaged or not a {kind} ({reason}): recreate it") from error
+        raise StorageError(
+            f"{path} is damaged or not a {kind} ({reason}): {'remove' if kind == 'checkpoint' else 'recreate'} it"
+        ) from error
     return description, arrays
 
 
 def _list_members(archive: zipfile.ZipFile, size: int, max_text: int) -> dict[str, zipfile.ZipInfo]:
     infos = archive.infolist()
-    if len(infos) > MAX_MEMBERS:
-        raise ValueError(f"more than {MAX_MEMBERS:,} members")
     members = {info.filename.removesuffix(".npy"): info for info in infos}
     if len(members) != len(infos) or DESCRIPTION not in members:
         raise ValueError("wrong members")
@@ -224,7 +226,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError("unknown array version")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
     if dtype.name not in DTYPES or fortran_order or len(data) - head.tell() != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{info.filename} is not a plain array")
+        raise ValueError(f"{info.filename!r} is not a plain array")
     return np.frombuffer(data, dtype, offset=head.tell()).reshape(shape)
 
 

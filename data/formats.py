@@ -17,6 +17,8 @@ from PIL import Image
 from data import mnist_pickle, photo
 
 MAX_BYTES = 2**30  # of a decompressed file
+MAX_RATIO = 100  # a file of more than SMALL_BYTES, decompressed, is at most so many times as large as compressed
+SMALL_BYTES = 2**26  # (digits have a ratio of 5 to 25, and zeros of 1000: a small file must not fill the memory)
 CSV_ROWS = 2000  # read at a time
 MAX_CSV_LINE = 20_000  # characters
 MAX_BLANK_LINES = 1000  # one after the other, in CSV
@@ -110,11 +112,16 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
 
 def decompress(content: bytes, name: str, limit: int | None = None) -> bytes:
     """The decompressed bytes if these are gzip; otherwise the bytes themselves. DataError beyond `limit` bytes."""
-    limit = limit or MAX_BYTES
+    limit = min(limit or MAX_BYTES, _largest(len(content)))
     inside = _first_bytes(content, limit + 1, name)
     if len(inside) > limit:
         raise DataError(f"{name} has more than {limit:,} bytes: too large")
     return inside
+
+
+def _largest(size: int) -> int:
+    """The largest number of bytes that `size` bytes may have when they are decompressed."""
+    return min(MAX_BYTES, max(SMALL_BYTES, MAX_RATIO * size))
 
 
 def _read_file(path: Path, limit: int | None = None) -> bytes:
@@ -144,8 +151,8 @@ def read_idx(path: Path) -> np.ndarray:
     content, name = _read_file(path), str(path)
     shape = _idx_shape(_first_bytes(content, 16, name), name)
     size = 4 + 4 * len(shape) + math.prod(shape)
-    if size > MAX_BYTES:
-        raise DataError(f"{path} has more than {MAX_BYTES:,} bytes, its header says: too large or damaged")
+    if size > _largest(len(content)):
+        raise DataError(f"{path} has {size:,} bytes, its header says: too large or damaged")
     return parse_idx(_first_bytes(content, size + 1, name), name)
 
 
@@ -228,7 +235,7 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("not an array of numbers")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if math.prod(shape) * dtype.itemsize > min(info.file_size, limit or MAX_BYTES):
+        if math.prod(shape) * dtype.itemsize > min(info.file_size, limit or MAX_BYTES, _largest(info.compress_size)):
             raise ValueError("too large")
     with archive.open(info) as file:
         return np.lib.format.read_array(file, allow_pickle=False)

@@ -313,7 +313,7 @@ def test_a_checkpoint_holds_a_long_history(tmp_path):
     run.record_epoch(record(), network)
     losses = dict.fromkeys(("train_loss", "train_accuracy", "lr", "seconds", *VALIDATED), third)
     run.history = [record(epoch, **losses) for epoch in range(90_001, 100_001)]
-    assert 10 * len(json.dumps(run.history)) < training.MAX_TEXT
+    assert 10 * len(json.dumps(run.history)) < training.MAX_CHECKPOINT_TEXT
     run.history = [record | {"epoch": epoch} for epoch, record in enumerate(run.history, 1)]
     run.save(tmp_path / "c.npz", network)
     again = training.Run(run.metadata)

@@ -17,6 +17,7 @@ import contextlib
 import csv
 import functools
 import gzip
+import importlib
 import io
 import itertools
 import json
@@ -27,7 +28,7 @@ import random
 import resource
 import shutil
 import signal
-import string
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +38,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy starts threads, which do not survive a fork
@@ -57,7 +58,7 @@ from nn.convolution import Conv2D, Flatten, MaxPool2D  # noqa: E402
 from nn.layers import BatchNorm, Dense, ReLU  # noqa: E402
 from search import report  # noqa: E402
 from search.config import SearchConfig  # noqa: E402
-from search.trial import Journal, SearchError  # noqa: E402
+from search.trial import SearchError, checksum  # noqa: E402
 from tests import mutants, search_helpers  # noqa: E402
 from tests.bench import tables  # noqa: E402
 from tests.conftest import ROOT, script, start_command  # noqa: E402
@@ -143,9 +144,7 @@ def models(folder: Path) -> Case:
     def case(rng: random.Random, number: int) -> str:
         content, description, arrays = rng.choice(samples)
         signed = rng.random() < 0.4
-        path.write_bytes(
-            mutants.resigned(rng, description, arrays) if signed else mutants.archive(rng, content)
-        )
+        path.write_bytes(mutants.resigned(rng, description, arrays) if signed else mutants.archive(rng, content))
         try:
             network = Network.load(path)
         except storage.StorageError as error:
@@ -156,7 +155,10 @@ def models(folder: Path) -> Case:
             check(same, "it was read as another model", "different")
             return "same"
         images = np.repeat(np.array([[0], [100], [255]], np.uint8), np.prod(network.input_shape), axis=1)
-        check(np.isfinite(network.predict_proba(images)).all(), "predictions that are not finite")
+        try:
+            check(np.isfinite(network.predict_proba(images)).all(), "predictions that are not finite")
+        except DivergenceError as error:
+            return refused(error)
         return "accepted"
 
     return case
@@ -195,7 +197,9 @@ def data_bombs() -> list[tuple[str, dict[str, bytes]]]:
     megabyte, count, header = bytes(2**20), 400, mutants.to_npy(np.zeros(0, np.uint8))
     images, labels = (f"{name}.gz" for name in list(data_files()["idx"])[:2])
     few = formats.idx_bytes(split(8, 4)[1])
-    heads = {n: formats.idx_bytes(np.zeros((0, 28, 28)))[:4] + np.array([n, 28, 28], ">u4").tobytes() for n in (8, 534_000)}
+    heads = {
+        n: formats.idx_bytes(np.zeros((0, 28, 28)))[:4] + np.array([n, 28, 28], ">u4").tobytes() for n in (8, 534_000)
+    }
     large = b"\x93NUMPY\1\0" + header[8:].replace(b"(0,), }" + b" " * 20, b"(534000, 28, 28), }" + b" " * 8)
     large_labels, small_labels = large.replace(b"(534000, 28, 28)", b"(400000000,)    "), mutants.to_npy(split(8, 4)[1])
     one_argument = b"\x80\x02B" + np.array([count * 2**20], "<u4").tobytes()
@@ -204,10 +208,22 @@ def data_bombs() -> list[tuple[str, dict[str, bytes]]]:
         ("", {images: gzip.compress(heads[8]), labels: mutants.gzip_bomb(few[:8], megabyte, count)}),
         ("a.pkl.gz", {"a.pkl.gz": mutants.gzip_bomb(one_argument, megabyte, count, b".")}),
         ("a.pkl", {"a.pkl": mutants.gzip_bomb(b"\x80\x02(", b"K\0" * 2**19, count, b"t.")}),
-        ("a.npz", {"a.npz": mutants.zip_bomb(("x_train.npy", large, megabyte, count), ("y_train.npy", small_labels, b"", 0))}),
-        ("a.npz", {"a.npz": mutants.zip_bomb(("x_train.npy", large, b"", 0), ("y_train.npy", large_labels, megabyte, count))}),
-        ("a.npz", {"a.npz": mutants.zip_bomb(("x_train.npy", header, megabyte, count), ("y_train.npy", header, b"", 0))}),
-        *(("a.csv.gz", {"a.csv.gz": mutants.gzip_bomb(b"", block, count)}) for block in (megabyte, b"\n" * 2**20, b"0," * 2**19)),
+        (
+            "a.npz",
+            {"a.npz": mutants.zip_bomb(("x_train.npy", large, megabyte, count), ("y_train.npy", small_labels, b"", 0))},
+        ),
+        (
+            "a.npz",
+            {"a.npz": mutants.zip_bomb(("x_train.npy", large, b"", 0), ("y_train.npy", large_labels, megabyte, count))},
+        ),
+        (
+            "a.npz",
+            {"a.npz": mutants.zip_bomb(("x_train.npy", header, megabyte, count), ("y_train.npy", header, b"", 0))},
+        ),
+        *(
+            ("a.csv.gz", {"a.csv.gz": mutants.gzip_bomb(b"", block, count)})
+            for block in (megabyte, b"\n" * 2**20, b"0," * 2**19)
+        ),
     ]
 
 
@@ -228,8 +244,8 @@ def datasets(folder: Path) -> Case:
         return change(rng, content) if rng.random() < 0.7 else mutants.flip(rng, content)
 
     def case(rng: random.Random, number: int) -> str:
-        if number % 50 == 0:
-            name, contents = data_bombs()[number // 50 % len(data_bombs())]
+        if number % 100 == 0:
+            name, contents = data_bombs()[number // 100 % len(data_bombs())]
             form = "bomb"
         else:
             form = rng.choice(list(files))
@@ -240,7 +256,9 @@ def datasets(folder: Path) -> Case:
         for file, content in contents.items():
             (folder / form / file).write_bytes(content)
         try:
-            images, labels = formats.read(folder / form / name, rng.choice(("train", "test")) if form != "bomb" else "train")
+            images, labels = formats.read(
+                folder / form / name, rng.choice(("train", "test")) if form != "bomb" else "train"
+            )
         except formats.DataError as error:
             return refused(error)
         finally:
@@ -270,7 +288,9 @@ def photos(folder: Path) -> Case:
     colour, exif = np.stack([gray, gray, gray // 2 + 100], axis=2), Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a digit"
     deep = gray.astype(np.int32) * 250
-    samples = [(kind, encoded(image, kind)) for kind in ("png", "jpg", "bmp", "gif", "tif", "webp") for image in (gray, colour)]
+    samples = [
+        (kind, encoded(image, kind)) for kind in ("png", "jpg", "bmp", "gif", "tif", "webp") for image in (gray, colour)
+    ]
     samples += [(kind, encoded(colour, kind, exif=exif)) for kind in ("png", "jpg", "tif", "webp")]
     samples += [("png", encoded(deep.astype(np.uint16), "png")), ("tif", encoded(gray.astype(np.float32), "tif"))]
     samples += [("jpg", encoded(colour, "jpg", progressive=True)), ("webp", encoded(colour, "webp", lossless=True))]
@@ -358,7 +378,10 @@ def journals(folder: Path) -> Case:
         for _ in range(rng.choice((1, 1, 2))):
             i, j = rng.randrange(len(some)), rng.randrange(len(some))
             if signed:
-                some[i] = json.dumps(signed_row(mutants.edit_json(rng, json.loads(some[i])))).encode() + b"\n"
+                row = {key: value for key, value in json.loads(some[i]).items() if key != "check"}
+                row = mutants.edit_json(rng, row)
+                row = {**row, "check": checksum(row)} if isinstance(row, dict) else row
+                some[i] = json.dumps(row).encode() + b"\n"
             elif rng.random() < 0.3:
                 some[i : i + 1] = rng.choice([[], [some[i]] * 2, [some[j]], [b"\n"], [b"{}\n"], [b"[" * 9999 + b"\n"]])
                 some = some or [b""]
@@ -387,8 +410,223 @@ def journals(folder: Path) -> Case:
     return case
 
 
-def signed_row(row: object) -> object:
-    return row
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+class ValidArguments(Exception):
+    """Raised in place of a training or a search: the arguments were accepted."""
+
+
+def accept(*arguments: object, **more: object) -> None:
+    """In place of a training, a search, or the drawing window."""
+    raise ValidArguments
+
+
+@functools.cache
+def commands() -> dict[str, ModuleType]:
+    """The commands by name."""
+    modules = {
+        "data": importlib.import_module("data.__main__"),
+        "data.convert": importlib.import_module("data.convert"),
+    }
+    return {name: script(name) for name in ("train", "test", "hp_search", "predict")} | modules
+
+
+def call(name: str, *arguments: object, out: io.StringIO | None = None) -> tuple[int, str, str]:
+    """Call a command in this process: exit code, stdout, stderr."""
+    module, out, err = commands()[name], out or io.StringIO(), io.StringIO()
+    sys.argv = [module.__file__]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = module.main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse leaves this way
+            code = stop.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def check_messages(name: str, code: int, err: str) -> None:
+    """Broken unless a failure is one printable line on stderr (of predict.py, one for each photo), after warnings."""
+    lines = err.splitlines()
+    check(code in (0, 1, 2), f"exit code {code}: {err}")
+    check(
+        all(line.isprintable() and len(line) <= cli.MAX_MESSAGE for line in lines), f"not printable, or long: {err!r}"
+    )
+    errors = [line for line in lines if not line.startswith(("WARNING", "downloading MNIST", "the shipped model"))]
+    check(len(errors) == (code != 0) or (code == 1 and name == "predict" and errors), f"exit code {code}: {err!r}")
+    check(code != 2 or len(lines) == 1, f"several lines: {err!r}")
+
+
+WORDS = [
+    "",
+    " ",
+    "0",
+    "1",
+    "2",
+    "-1",
+    "8",
+    "0.5",
+    "1e9",
+    "1e400",
+    "-inf",
+    "nan",
+    "0x10",
+    "1_000",
+    "\u0663",
+    "9" * 400,
+    "-",
+    "--",
+]
+WORDS += [
+    "\x1b[2J",
+    "a\nb",
+    "\udcff",
+    "x" * 5000,
+    "é" * 200,
+    "\r\t",
+    "true",
+    "0.01..0.1",
+    "1..0",
+    "..",
+    "1..2:cubic",
+    "8,16",
+    "a,b",
+]
+WORDS += ["auto", "mnist", "synthetic", "relu", "conv 2 3, pool 2", "conv 99999999 1", "dense 0", "dense " * 200, ", ,"]
+PATHS = [
+    "m.npz",
+    "bad.npz",
+    "tiny.npz",
+    "tiny.npz/x",
+    "photo.png",
+    "bad.png",
+    "photos",
+    "idx",
+    "c.toml",
+    "bad.toml",
+    "s.toml",
+    ".",
+]
+PATHS += [
+    "none.npz",
+    "none/none.npz",
+    "new.npz",
+    "new.csv",
+    "new.png",
+    "new",
+    "/dev/null",
+    "/dev/full",
+    "/proc/none/x",
+    "pipe",
+]
+PATHS += [
+    "locked/x.npz",
+    "locked.npz",
+    "loop",
+    "photos/1.png",
+    "new.pkl.gz",
+    "new.csv.gz",
+    "~",
+    "a" * 255,
+    "../none",
+    "\x07.png",
+]
+
+
+def vector(rng: random.Random, flags: list[argparse.Action]) -> list[str]:
+    """Arguments for a command: its own flags and others, with plausible values and with others."""
+
+    def value(action: argparse.Action) -> str:
+        kind = rng.random()
+        if kind < 0.55 and action.choices:
+            return str(rng.choice(list(action.choices)))
+        if kind < 0.55 and action.type in (int, float):
+            return rng.choice(["1", "2", "8", "0.1", "0", "100"])
+        if kind < 0.85 and action.type not in (int, float):
+            return rng.choice(PATHS)
+        return rng.choice([*WORDS, *PATHS])
+
+    words = []
+    for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 4, 6))):
+        action = rng.choice(flags)
+        count = {None: 1, "*": rng.randrange(4), "+": rng.randint(1, 3), 0: 0}[action.nargs]
+        count += rng.choice((0,) * 15 + (1, -1))
+        flag, values = rng.choice(action.option_strings or [None]), [value(action) for _ in range(count)]
+        if flag and rng.random() < 0.05:
+            flag = rng.choice(
+                [flag[:-1], flag.upper(), f"{flag}=", f"{flag}={rng.choice(WORDS)}", flag[1:], f"{flag} "]
+            )
+        words += [*([flag] if flag else []), *values]
+        if rng.random() < 0.05:
+            words += rng.choice([words, [rng.choice(WORDS)], ["--no-such-flag"]])
+    return [word.replace("\0", "") for word in words]
+
+
+def fill(folder: Path) -> None:
+    """The files that PATHS names."""
+    x, y, u, v = split(60, 20)
+    network = Config(hidden=[2]).build_network()
+    network.metadata = {"dataset": "tiny"}
+    network.save(folder / "m.npz")
+    np.savez(folder / "tiny.npz", x_train=x, y_train=y, x_test=u, y_test=v)
+    for name in ("photos", "idx", "locked"):
+        (folder / name).mkdir()
+    formats.write_idx(folder / "idx", "train", x, y)
+    formats.write_idx(folder / "idx", "test", u, v)
+    for path in ("photo.png", "photos/1.png", "photos/2.jpg"):
+        (folder / path).write_bytes(encoded(u[0], path[-3:]))
+    texts = {"bad.npz": "bad", "bad.png": "bad", "locked/x.npz": "", "locked.npz": "", "bad.toml": "lr = [\n"}
+    texts |= {"c.toml": "hidden = [4]\nlr = 0.2\n", "s.toml": "[recipe]\nepochs = 1\n[space]\nlr = [0.1, 0.2]\n"}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    (folder / "locked.npz").chmod(0)
+    (folder / "locked").chmod(0)
+
+
+@part(cases=100_000, quick=1200, cpu=5)
+def arguments(folder: Path) -> Case:
+    """Command lines. Some of those that are refused are given to real processes too."""
+    fill(folder)
+    before = {path: path.lstat() for path in folder.rglob("*")}
+    flags = {}
+    for name, module in commands().items():
+        parser = module.parser() if hasattr(module, "parser") else cli.Parser(add_help=True)
+        if not hasattr(module, "parser"):
+            parser.add_data_dir()
+        flags[name] = parser._actions
+    commands()["train"].train = commands()["hp_search"].run = drawing.open_window = accept
+
+    def case(rng: random.Random, number: int) -> str:
+        name = rng.choice(list(flags))
+        words = vector(rng, flags[name])
+        try:
+            code, _, err = call(name, *words)
+        except ValidArguments:
+            code, err = 0, ""
+            outcome = "accepted"
+        else:
+            outcome = "refused" if code else "accepted"
+        try:
+            check_messages(name, code, err)
+            if number % 120 == 0 and (code == 2 or (outcome == "refused" and name in ("test", "predict"))):
+                command = [sys.executable, "-m", name] if "data" in name else [sys.executable, ROOT / f"{name}.py"]
+                environment = {**os.environ, "PYTHONPATH": str(ROOT), "MNIST_DIR": str(folder)}
+                real = subprocess.run([*command, *words], capture_output=True, text=True, env=environment, timeout=60)
+                same = real.returncode == code and real.stderr.splitlines()[-1:] == err.splitlines()[-1:]
+                check(same, f"a real process: exit code {real.returncode}, {real.stderr!r}, not {err!r}")
+        except Broken as error:
+            raise Broken("broken", f"{error}; {name} {words}") from None
+        for path in folder.rglob("*"):
+            if path not in before and (path.parent == folder or path.parent in before):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        changed = [
+            path.name for path, old in before.items() if path.lstat().st_mtime_ns != old.st_mtime_ns and path.is_file()
+        ]
+        check(not changed, f"changed {changed}: {name} {words}")
+        return outcome
+
+    return case
 
 
 # --- the runs -------------------------------------------------------------------------------------------------------
@@ -397,7 +635,7 @@ def signed_row(row: object) -> object:
 def one_case(name: str, case: Case, seed: int, number: int) -> tuple[str, float, str]:
     """The outcome of a case, its CPU seconds, and the message of a failure."""
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)  # its signal ends the process, wherever that hangs
-    started, message = time.process_time(), ""
+    started, printed, message = time.process_time(), os.fstat(2).st_size, ""
     try:
         outcome = case(random.Random(f"{name} {seed} {number}"), number)
     except Broken as error:
@@ -406,6 +644,9 @@ def one_case(name: str, case: Case, seed: int, number: int) -> tuple[str, float,
         where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
         outcome, message = "crash", f"{type(error).__name__}: {error} ({' '.join(where[-4:])})"
     cpu = time.process_time() - started
+    if os.fstat(2).st_size > printed and outcome in WAYS:  # a file, see `work`
+        with open("/dev/fd/2") as file:
+            outcome, message = "broken", f"printed on stderr: {file.read()[printed:]}"
     if cpu > PARTS[name].cpu:
         outcome, message = "hang", f"{cpu:.1f} s of CPU time, then {outcome}"
     return outcome, cpu, message
@@ -420,6 +661,7 @@ def work(name: str, numbers: list[int], seed: int, scratch: Path, current: Simpl
     """The main function of a process: some cases of a part. Sends its figures, and the cases that are left."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
     os.chdir(folder)
+    os.dup2(os.open("stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND), 2)
     counts, failures, slowest, numbers = Counter(), [], 0.0, list(numbers)
     case = PARTS[name].make(folder)
     start = megabytes()
@@ -470,7 +712,9 @@ def run_part(name: str, cases: int, seed: int, workers: int, scratch: Path) -> d
                 row["slowest"], row["peak_mb"] = max(row["slowest"], slowest), max(row["peak_mb"], peak)
                 row["cpu_s"] += cpu
                 for number, kind, message in failures:
-                    cli.print_row(f"FAILED --part {name} --seed {seed} --case {number}: {kind}: {cli.one_line(message)}")
+                    cli.print_row(
+                        f"FAILED --part {name} --seed {seed} --case {number}: {kind}: {cli.one_line(message)}"
+                    )
                 if left:
                     waiting.append(left)
     row = {key: round(value, 2) for key, value in row.items()}
@@ -522,6 +766,8 @@ def patch(scratch: Path) -> None:
     Figure.savefig = lambda self, file, **options: file.write(b"not rendered")
     mnist.MIRRORS[:] = ["http://127.0.0.1:9/"]
     synthetic.__file__ = mnist.__file__ = str(scratch / "data.py")
+    synthetic.COUNTS = {"train": 60, "test": 20}
+    os.environ.pop("MNIST_DIR", None)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
