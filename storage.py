@@ -15,6 +15,7 @@ import json
 import math
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -191,7 +192,8 @@ def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[st
     try:
         if content.count(b"PK\1\2") > MAX_MEMBERS:  # the start of each member's entry in the zip's directory
             raise ValueError(f"more than {MAX_MEMBERS:,} members")
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with warnings.catch_warnings(), zipfile.ZipFile(io.BytesIO(content)) as archive:
+            warnings.simplefilter("error")  # `write` never makes what NumPy warns about
             members = _list_members(archive, len(content), max_text)
             arrays = {name: _read_array(archive, info) for name, info in members.items()}
         description = json.loads(arrays.pop(DESCRIPTION).tobytes())

@@ -205,7 +205,7 @@ def save_best(run: Run, network: Network, path: Path, finished: bool) -> None:
     network.metadata = run.metadata | {key: scores[key] for key in scores if key != "seconds"} | {"finished": finished}
     keep_shipped(path)
     network.save(path)
-    storage.write_csv(path.with_suffix("") / "history.csv", run.history[0], run.history)
+    storage.write_csv(path.with_suffix("") / "history.csv", [key for key in COLUMNS if key in scores], run.history)
 
 
 def format_record(record: dict, columns: dict[str, tuple[str, str]]) -> str:

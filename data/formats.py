@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -231,13 +232,15 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others are not decompressed in pieces
         raise ValueError("not compressed as NumPy does it")
-    with archive.open(info) as file:
+    with archive.open(info) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about files of Python 2
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("not an array of numbers")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         if math.prod(shape) * dtype.itemsize > min(info.file_size, limit or MAX_BYTES, _largest(info.compress_size)):
             raise ValueError("too large")
-    with archive.open(info) as file:
+    with archive.open(info) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return np.lib.format.read_array(file, allow_pickle=False)
 
 

@@ -3,6 +3,7 @@
 Every function takes a `random.Random` first, so that the same seed makes the same mutant.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -31,7 +32,7 @@ SHAPES += ["(2, 2)", "(1,) * 9", "[1]", "None", "(True,)", "(1.0,)", "(" * 200]
 
 def flip(rng: Random, content: bytes, low: int = 0, high: int | None = None) -> bytes:
     """One to eight changes of bytes, with start and end of [low, high) more often: bits, extremes, cuts, copies."""
-    data, high = bytearray(content), min(len(content), high or len(content))
+    data, low, high = bytearray(content), max(0, low), min(len(content), high or len(content))
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         low, high = min(low, len(data)), min(high, len(data))
         edge = min(high - low, 128)
@@ -171,7 +172,8 @@ def resigned(rng: Random, description: dict, arrays: dict[str, np.ndarray]) -> b
         if kind < 5:
             description = edit_json(rng, description)
         elif kind < 7 and array.size:
-            array.flat[rng.randrange(array.size)] = rng.choice(NUMBERS)
+            with np.errstate(all="ignore"), contextlib.suppress(ValueError):  # integers cannot be NaN
+                array.flat[rng.randrange(array.size)] = rng.choice(NUMBERS)
             arrays[name] = array
         elif kind == 7:
             arrays[name] = rng.choice([array.T, array.ravel(), array[:0], array[..., None], np.append(array, 1)])
