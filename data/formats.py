@@ -15,6 +15,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+import storage
 from data import mnist_pickle, photo
 
 MAX_BYTES = 2**30  # of a decompressed file
@@ -213,7 +214,7 @@ def read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The arrays x_SPLIT and y_SPLIT of an npz archive. DataError."""
     names = f"x_{split}", f"y_{split}"
     try:
-        with zipfile.ZipFile(io.BytesIO(_read_file(path))) as archive:
+        with storage.open_zip(_read_file(path)) as archive:
             if not {f"{name}.npy" for name in names} <= set(archive.namelist()):
                 raise DataError(f"{path} has no {' and '.join(names)}: give its arrays these names")
             images, labels = (read_member(archive, name) for name in names)

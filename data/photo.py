@@ -8,6 +8,7 @@ with its proportions kept, and moved so that its centre of mass is in the middle
 """
 
 import contextlib
+import logging
 import math
 import os
 import warnings
@@ -45,6 +46,8 @@ NEIGHBOURS = [  # slices for all pairs of neighbours: to the right, below, below
     (np.s_[:-1, :-1], np.s_[1:, 1:]),
     (np.s_[:-1, 1:], np.s_[1:, :-1]),
 ]
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it prints what is wrong with a TIFF
 
 
 class PhotoError(ValueError):

@@ -231,6 +231,12 @@ def zip_bomb(*parts: tuple[str, bytes, bytes, int]) -> bytes:
     return result + directory + end
 
 
+def many_members(count: int) -> bytes:
+    """A zip archive whose directory has so many entries."""
+    entry = b"PK\1\2" + bytes(24) + b"\1\0" + bytes(16) + b"x"
+    return entry * count + struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0, 0, len(entry) * count, 0, 0)
+
+
 def pickled(rng: Random, content: bytes) -> bytes:
     """A pickle with changed bytes, or of other things than digits."""
     if rng.random() < 0.7:
