@@ -160,7 +160,10 @@ def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text
     if len(text) > max_text:
         raise StorageError(f"{path} would have a description of more than {max_text:,} bytes")
     with atomic_write(path) as file:
-        np.savez(file, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)
+        try:
+            np.savez(file, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)
+        except ValueError as error:  # of zipfile, if Ctrl-C came while it opened a member: that must not be lost
+            raise error.__context__ or error from None
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:

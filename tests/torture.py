@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 from collections import Counter
@@ -138,25 +139,30 @@ def run_part(name: str, cases: int, seed: int, workers: int, scratch: Path) -> d
 
 def promises(rows: dict[str, dict]) -> str:
     """The promises and their figures, as a list in Markdown."""
-    cases = {name: f"{int(row['cases']):,}" for name, row in rows.items()}
-    failed = {name: sum(int(row[kind]) for kind in FAILURES) for name, row in rows.items()}
+    n = {name: f"{int(row['cases']):,}" for name, row in rows.items()}
+    failures = {name: sum(int(row[kind]) for kind in FAILURES) for name, row in rows.items()}
     files = "models", "datasets", "photos", "checkpoints", "journals"
     peak = max(float(rows[name]["peak_mb"]) for name in files)
     texts = {
-        files: f"A damaged or malicious file is refused with one line, or read as what it was: {cases['models']} model "
-        f"files, {cases['datasets']} datasets, {cases['photos']} photos, {cases['checkpoints']} checkpoints and "
-        f"{cases['journals']} results files of a search, with at most {peak:.0f} MB of memory and 2 s",
-        ("arguments",): f"A wrong command line is one printable line: {cases['arguments']} command lines",
-        ("kills",): f"A training or search that is killed at any moment ends, resumed, with the same files: "
-        f"{cases['kills']} kills",
-        ("full_disks", "folders", "pairs"): f"No file is half written or lost, on a full disk ({cases['full_disks']} "
-        f"positions), in folders that become read-only or vanish ({cases['folders']}), and with two processes at once "
-        f"({cases['pairs']})",
-        ("mirrors",): f"A download is right, or says why not: {cases['mirrors']} orders of good and broken mirrors",
+        files: f"A damaged or malicious file is refused with one line, or is valid and read as such, with at most "
+        f"{peak:.0f} MB of memory: {n['models']} versions of model files, {n['datasets']} of datasets, {n['photos']} "
+        f"of photos, {n['checkpoints']} of checkpoints, {n['journals']} of the results of a search",
+        ("arguments",): f"A command that is used wrongly says so in one printable line: {n['arguments']} command lines",
+        ("kills",): f"A training or search that is killed and resumed ends with the same files: {n['kills']} times",
+        (
+            "full_disks",
+            "folders",
+            "pairs",
+        ): f"No file is lost or half written: {n['full_disks']} times with a full disk, "
+        f"{n['folders']} with folders that are read-only or vanish, {n['pairs']} with two processes at once",
+        (
+            "mirrors",
+        ): f"A download is right, or one line names all causes: {n['mirrors']} orders of good and bad mirrors",
     }
-    lines = [f"- {text}: {sum(failed[name] for name in names) or 'no'} failures." for names, text in texts.items()]
-    first = next(iter(rows.values()))
-    return "\n".join([*lines, "", f"`python tests/torture.py --seed {first['seed']}`; {first['machine']}."])
+    lines = [f"- {text}; {sum(failures[name] for name in names) or 'no'} failures." for names, text in texts.items()]
+    row = rows["models"]
+    lines += ["", f"Measured by `python tests/torture.py --seed {row['seed']}`: {row['machine']}."]
+    return "\n".join(textwrap.fill(line, 120, subsequent_indent="  " * (line[:1] == "-")) for line in lines)
 
 
 def main() -> int:

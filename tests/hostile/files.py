@@ -32,7 +32,7 @@ def layout(arrays: dict[str, np.ndarray]) -> dict[str, tuple]:
     return {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
 
 
-@part(cases=1_000_000, quick=5000, cpu=2)
+@part(cases=1_000_000, quick=3000, cpu=2)
 def models(folder: Path) -> Case:
     """Model files."""
     path, samples = folder / "m.npz", []
@@ -131,10 +131,10 @@ def data_bombs() -> list[tuple[str, dict[str, bytes]]]:
     ]  # fmt: skip
 
 
-@part(cases=100_000, quick=1500, cpu=2)
+@part(cases=100_000, quick=1400, cpu=2)
 def datasets(folder: Path) -> Case:
     """Files and folders of digits in every format that data/formats.py reads."""
-    files = data_files()
+    files, bombs = data_files(), data_bombs()
     for form, contents in files.items():
         for name, content in contents.items():
             (folder / form / name).parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def datasets(folder: Path) -> Case:
 
     def case(rng: random.Random, number: int) -> str:
         if number % 100 == 0:
-            name, contents = data_bombs()[number // 100 % len(data_bombs())]
+            name, contents = bombs[number // 100 % len(bombs)]
             form = "bomb"
         else:
             form = rng.choice(list(files))
@@ -211,7 +211,7 @@ def photos(folder: Path) -> Case:
 # --- checkpoints and journals ---------------------------------------------------------------------------------------
 
 
-@part(cases=60_000, quick=1200, cpu=2)
+@part(cases=60_000, quick=800, cpu=2)
 def checkpoints(folder: Path) -> Case:
     """Checkpoints of a training that is resumed."""
     x, y, u, v = split(40, 20)

