@@ -30,6 +30,7 @@ INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(
 MAX_LOSS = 100.0  # a higher mean loss of an epoch counts as divergence; uniform guessing gives ln 10 = 2.3
 MAX_BATCH_LOSS = 100 * MAX_LOSS  # the same for a single batch
 UFUNC_BUFFER = 1024  # values; NumPy copies shorter rows through this buffer: for images, with 8192, 3 % of the time
+MAX_OUTPUT = 1e15  # of a network; its square can still be computed, for MSE
 EVAL_BATCH_SIZE = 1000  # images at a time at inference
 BN_STATS_IMAGES = 10_000  # random images that batch norm's statistics are recomputed on
 WINDOW, BLOCK = 60_000, 50  # images of a large file: mixed at a time; in a row, read together. See `shuffled`
@@ -405,10 +406,14 @@ class Network:
     # --- inference --------------------------------------------------------------------------------------------------
 
     def _predict_batches(self, images: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Slices of the images with the logits of each."""
+        """Slices of the images with the logits of each. DivergenceError if these are not below MAX_OUTPUT."""
         for start in range(0, len(images), EVAL_BATCH_SIZE):
             batch = slice(start, start + EVAL_BATCH_SIZE)
-            yield batch, self.forward(self.standardize(images[batch]))
+            with np.errstate(over="ignore", invalid="ignore"):
+                logits = self.forward(self.standardize(images[batch]))
+            if not np.abs(logits).max(initial=0) < MAX_OUTPUT:  # NaN fails this comparison too
+                raise DivergenceError("the outputs of the network are too large: train it again, with a lower lr")
+            yield batch, logits
 
     def predict_proba(self, images: np.ndarray) -> np.ndarray:
         """The probability of each class: uint8 (N, 28, 28) -> (N, classes)."""

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -159,7 +160,10 @@ def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text
     if len(text) > max_text:
         raise StorageError(f"{path} would have a description of more than {max_text:,} bytes")
     with atomic_write(path) as file:
-        np.savez(file, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)
+        try:
+            np.savez(file, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)
+        except ValueError as error:  # of zipfile, if Ctrl-C came while it opened a member: that must not be lost
+            raise error.__context__ or error from None
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
@@ -189,7 +193,8 @@ def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[st
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with warnings.catch_warnings(), open_zip(content) as archive:
+            warnings.simplefilter("error")  # `write` never makes what NumPy warns about
             members = _list_members(archive, len(content), max_text)
             arrays = {name: _read_array(archive, info) for name, info in members.items()}
         description = json.loads(arrays.pop(DESCRIPTION).tobytes())
@@ -197,14 +202,21 @@ def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[st
             raise ValueError("its SHA-256 does not match its content")
     except Exception as error:  # a damaged zip raises a dozen types; for the user they are one
         reason = str(error) or type(error).__name__
-        raise StorageError(f"{path} is damaged or not a {kind} ({reason}): recreate it") from error
+        raise StorageError(
+            f"{path} is damaged or not a {kind} ({reason}): {'remove' if kind == 'checkpoint' else 'recreate'} it"
+        ) from error
     return description, arrays
+
+
+def open_zip(content: bytes) -> zipfile.ZipFile:
+    """A zip archive. ValueError if it has more than MAX_MEMBERS members: to list 300,000 would take seconds."""
+    if content.count(b"PK\1\2") > MAX_MEMBERS:  # the first bytes of each entry of its directory
+        raise ValueError(f"more than {MAX_MEMBERS:,} members")
+    return zipfile.ZipFile(io.BytesIO(content))
 
 
 def _list_members(archive: zipfile.ZipFile, size: int, max_text: int) -> dict[str, zipfile.ZipInfo]:
     infos = archive.infolist()
-    if len(infos) > MAX_MEMBERS:
-        raise ValueError(f"more than {MAX_MEMBERS:,} members")
     members = {info.filename.removesuffix(".npy"): info for info in infos}
     if len(members) != len(infos) or DESCRIPTION not in members:
         raise ValueError("wrong members")
@@ -224,7 +236,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError("unknown array version")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
     if dtype.name not in DTYPES or fortran_order or len(data) - head.tell() != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{info.filename} is not a plain array")
+        raise ValueError(f"{info.filename!r} is not a plain array")
     return np.frombuffer(data, dtype, offset=head.tell()).reshape(shape)
 
 

@@ -81,6 +81,8 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
         except OSError as error:
             return fail(f"{error.filename or 'cannot write'}: {error.strerror or error}", 1)
         except Exception as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # an error while libraries clean up after it
+                return fail_stopped(error.__context__, "stopped")
             if not hasattr(error, "exit_code"):
                 raise
             return fail(str(error), error.exit_code)

@@ -21,7 +21,7 @@ from network import DivergenceError, Network
 from nn.convolution import Conv2D
 from nn.layers import Dense
 
-MAX_TEXT = 2**26  # bytes of a checkpoint's description; the record of an epoch takes about 200, so 300,000 epochs
+MAX_CHECKPOINT_TEXT = 2**26  # bytes of a checkpoint's description; an epoch takes about 200, so 300,000 epochs
 BUSY, WATCHED_SECONDS, WATCHED_STEPS = 0.75, 1.0, 30  # see `watch_load`
 SHOWN_IMAGES = 6  # in the figures of feature maps and augmented images
 COLUMNS = {  # of the table: title and format of each key of a record
@@ -57,11 +57,11 @@ class Run:
         groups = {"now": network.arrays(), "first": self.after_epoch_1, "best": self.best}
         arrays = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
         description = {"about": self.metadata, "history": self.history}
-        storage.write(path, description, arrays | {"velocity": network.velocity}, MAX_TEXT)
+        storage.write(path, description, arrays | {"velocity": network.velocity}, MAX_CHECKPOINT_TEXT)
 
     def resume(self, path: Path, network: Network) -> None:
         """Restore run and network from a checkpoint. StorageError, and nothing is changed, if that is impossible."""
-        description, arrays = storage.read(path, "checkpoint", MAX_TEXT)
+        description, arrays = storage.read(path, "checkpoint", MAX_CHECKPOINT_TEXT)
         groups = {"now": {}, "first": {}, "best": {}}
         try:
             if not isinstance(description.get("about"), dict):
@@ -168,8 +168,9 @@ def train(
         run.resume(checkpoint, network)
     elif resume and path.exists():
         saved = Network.load(path).metadata
-        if saved.get("finished") and same_run(run.metadata, saved):
-            return saved, 0
+        scores = [saved.get(key) for key in COLUMNS if key != "seconds" and (validation or "validation" not in key)]
+        if saved.get("finished") and same_run(run.metadata, saved) and all(map(is_finite_number, scores)):
+            return saved | run.metadata, 0
     images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
     print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")
     folder.mkdir(parents=True, exist_ok=True)  # if this is impossible, it should fail now and not after an epoch
@@ -233,7 +234,7 @@ def save_best(run: Run, network: Network, path: Path, finished: bool) -> None:
     network.metadata = run.metadata | {key: scores[key] for key in scores if key != "seconds"} | {"finished": finished}
     keep_shipped(path)
     network.save(path)
-    storage.write_csv(path.with_suffix("") / "history.csv", run.history[0], run.history)
+    storage.write_csv(path.with_suffix("") / "history.csv", [key for key in COLUMNS if key in scores], run.history)
 
 
 def format_record(record: dict, columns: dict[str, tuple[str, str]]) -> str:

@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     if extension:
         write_file(arguments.target, extension, splits)
     else:
-        write_folder(arguments.target, format, splits, variants)
+        lock = arguments.target.with_name(f".{arguments.target.name}.lock")
+        with storage.locked(lock, f"{arguments.target} is being written by another process"):
+            write_folder(arguments.target, format, splits, variants)
     sizes = {split: len(labels) * (variants if split == "train" else 1) for split, (_, labels) in splits.items()}
     counts = " and ".join(f"{size:,} {split}" for split, size in sizes.items())
     lossy = " (JPEG: not exactly the same)" if arguments.format == "jpg" else ""
@@ -70,12 +72,17 @@ def check_target(arguments: argparse.Namespace) -> str:
         parser().error(f"--as is for folders; {target.name} will be {FILE_FORMATS[extension]}, because of its name")
     if arguments.variants > 1 and (extension or arguments.format not in (None, "idx") or arguments.part == "test"):
         parser().error("--variants is for training images and a folder of IDX files")
-    if target.exists() or target.is_symlink():
-        raise data.DataError(f"{target} exists: remove it, or choose another name")
+    check_absent(target)
     inside = Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source))
     if inside and source not in data.NAMES:
         raise data.DataError(f"{target} is inside {source}: choose another folder")
     return extension
+
+
+def check_absent(target: Path) -> None:
+    """DataError if the target exists."""
+    if target.exists() or target.is_symlink():
+        raise data.DataError(f"{target} exists: remove it, or choose another name")
 
 
 def read(arguments: argparse.Namespace) -> formats.Splits:
@@ -111,6 +118,7 @@ def write_file(target: Path, extension: str, splits: formats.Splits) -> None:
 
 def write_folder(target: Path, format: str, splits: formats.Splits, variants: int) -> None:
     """Write a folder, completely or not at all."""
+    check_absent(target)  # another process may have made it in the meantime
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +16,12 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+import storage
 from data import mnist_pickle, photo
 
 MAX_BYTES = 2**30  # of a decompressed file; of images in IDX files, the most that is held in memory
+MAX_RATIO = 100  # a file of more than SMALL_BYTES, decompressed, is at most so many times as large as compressed
+SMALL_BYTES = 2**26  # (digits have a ratio of 5 to 25, and zeros of 1000: a small file must not fill the memory)
 CSV_ROWS = 2000  # read at a time
 MAX_CSV_LINE = 20_000  # characters
 VARIANTS = 5000  # written at a time
@@ -144,11 +148,16 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
 
 def decompress(content: bytes, name: str, limit: int | None = None) -> bytes:
     """The decompressed bytes if these are gzip; otherwise the bytes themselves. DataError beyond `limit` bytes."""
-    limit = limit or MAX_BYTES
+    limit = min(limit or MAX_BYTES, _largest(len(content)))
     inside = _first_bytes(content, limit + 1, name)
     if len(inside) > limit:
         raise DataError(f"{name} has more than {limit:,} bytes: too large")
     return inside
+
+
+def _largest(size: int) -> int:
+    """The largest number of bytes that `size` bytes may have when they are decompressed."""
+    return min(MAX_BYTES, max(SMALL_BYTES, MAX_RATIO * size))
 
 
 def _read_file(path: Path, limit: int | None = None) -> bytes:
@@ -192,7 +201,7 @@ def read_idx(path: Path) -> np.ndarray | ImageFile:
     content = path.read_bytes()
     shape = _idx_shape(_first_bytes(content, 16, name), name)
     size = 4 + 4 * len(shape) + math.prod(shape)
-    if size > MAX_BYTES:
+    if size > _largest(len(content)):
         raise too_large
     return parse_idx(_first_bytes(content, size + 1, name), name)
 
@@ -291,7 +300,7 @@ def read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The arrays x_SPLIT and y_SPLIT of an npz archive. DataError."""
     names = f"x_{split}", f"y_{split}"
     try:
-        with zipfile.ZipFile(io.BytesIO(_read_file(path))) as archive:
+        with storage.open_zip(_read_file(path)) as archive:
             if not {f"{name}.npy" for name in names} <= set(archive.namelist()):
                 raise DataError(f"{path} has no {' and '.join(names)}: give its arrays these names")
             images, labels = (read_member(archive, name) for name in names)
@@ -310,13 +319,15 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others are not decompressed in pieces
         raise ValueError("not compressed as NumPy does it")
-    with archive.open(info) as file:
+    with archive.open(info) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about files of Python 2
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("not an array of numbers")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if math.prod(shape) * dtype.itemsize > min(info.file_size, limit or MAX_BYTES):
+        if math.prod(shape) * dtype.itemsize > min(info.file_size, limit or MAX_BYTES, _largest(info.compress_size)):
             raise ValueError("too large")
-    with archive.open(info) as file:
+    with archive.open(info) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
@@ -331,9 +342,7 @@ def write_npz(file: IO[bytes], splits: Splits) -> None:
 def read_pickle(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """From a pickled triple, see `mnist_pickle`. DataError."""
     try:
-        content, name = _read_file(path), str(path)
-        mnist_pickle.check_opcodes(_first_bytes(content, 2**16, name), whole=False)  # before all is decompressed
-        return mnist_pickle.read(decompress(content, name), split)
+        return mnist_pickle.read(read_bytes(path), split)
     except DataError:
         raise
     except (Exception, MemoryError) as error:  # a damaged pickle raises many types of exceptions

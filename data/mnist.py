@@ -7,14 +7,12 @@ import contextlib
 import gzip
 import hashlib
 import http.client
-import io
 import os
 import queue
 import threading
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,7 +113,7 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
     for mirror in WRITERS_MIRRORS if kind == "writers" else MIRRORS:
         try:
             if mirror.endswith(".npz"):
-                with zipfile.ZipFile(io.BytesIO(_get(mirror))) as archive:
+                with storage.open_zip(_get(mirror)) as archive:
                     array = formats.read_member(archive, f"{'x' if kind == 'images' else 'y'}_{split}", MAX_CONTENT)
                 content = formats.idx_bytes(array)
                 compressed = gzip.compress(content, 1, mtime=0)

@@ -3,7 +3,7 @@
 A pickle is a program: it names functions and their arguments. Even NumPy's own functions trust the pointers and offsets
 that a pickle gives them. So nothing the pickle names is called; what is defined here takes its place.
 
-Nor can a small pickle become large: `check_opcodes` runs before it is opened, what is defined here copies nothing
+Nor can a small pickle become large: `_check_opcodes` runs before it is opened, what is defined here copies nothing
 while it is opened, and `_check_size` counts every value as often as it is used before anything is copied.
 """
 
@@ -32,7 +32,7 @@ def read(content: bytes, split: str) -> tuple[np.ndarray, np.ndarray]:
     Pixel values may be multiples of 1/256 or of 1/255, or 0 to 255. For other content it raises exceptions of any type,
     but never runs code from it.
     """
-    check_opcodes(content)
+    _check_opcodes(content)
     pairs = _Unpickler(io.BytesIO(content), encoding="latin1").load()
     _check_size(pairs)
     pairs = pairs[:-1] if split == "train" else pairs[-1:]
@@ -78,17 +78,14 @@ ARGUMENTS = {  # opcode -> name and size of its argument: bytes, or one of pickl
 }
 
 
-def check_opcodes(content: bytes, whole: bool = True) -> None:
+def _check_opcodes(content: bytes) -> None:
     """ValueError if a pickle has other instructions than pickled arrays, or too many, or arguments beyond its end.
 
-    As `pickletools.genops`, which would copy every argument. If it is not the whole pickle but its start, that is not
-    too short.
+    As `pickletools.genops`, which would copy every argument.
     """
     position = 0
     for _ in range(MAX_OPCODES):
         if position >= len(content):
-            if not whole:
-                return
             raise ValueError("it is cut short")
         if content[position] not in ARGUMENTS:
             raise ValueError(f"it has the instruction {content[position : position + 1]!r}, which arrays do not need")
@@ -97,8 +94,6 @@ def check_opcodes(content: bytes, whole: bool = True) -> None:
         if size == pickletools.UP_TO_NEWLINE:
             for _ in range(2 if name == "GLOBAL" else 1):
                 position = content.find(b"\n", position + 1)
-                if position < 0 and not whole:
-                    return
                 if position < 0:
                     raise ValueError("it is cut short")
             position += 1

@@ -8,6 +8,7 @@ with its proportions kept, and moved so that its centre of mass is in the middle
 """
 
 import contextlib
+import logging
 import math
 import os
 import warnings
@@ -45,6 +46,8 @@ NEIGHBOURS = [  # slices for all pairs of neighbours: to the right, below, below
     (np.s_[:-1, :-1], np.s_[1:, 1:]),
     (np.s_[:-1, 1:], np.s_[1:, :-1]),
 ]
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it prints what is wrong with a TIFF
 
 
 class PhotoError(ValueError):
@@ -120,7 +123,8 @@ def _open(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarra
                 image.draft(None, (2 * WORK_SIZE, 2 * WORK_SIZE))  # decode a large JPEG at a lower resolution
                 if image.width * image.height > MAX_PIXELS or _memory(image, width * height) > MAX_MEMORY:
                     raise PhotoError(f"is too large ({width:,} x {height:,} pixels)")
-                return convert(image)
+                with _silent_libraries():
+                    return convert(image)
     except PhotoError:
         raise
     except PermissionError:
@@ -131,6 +135,19 @@ def _open(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarra
         raise PhotoError("is too large") from None
     except (Exception, MemoryError) as error:  # a damaged file raises many types of exceptions
         raise PhotoError(f"is damaged ({str(error) or type(error).__name__})") from None
+
+
+@contextlib.contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Discard what is written to file descriptor 2: libtiff prints there what is wrong with a file."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # it is closed
+            saved = os.dup(2)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, 2)
+            with Path(os.devnull).open("wb") as null:
+                os.dup2(null.fileno(), 2)
+        yield
 
 
 def _memory(image: Image.Image, pixels: int) -> int:

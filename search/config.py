@@ -20,7 +20,7 @@ from app.config import (
 from network import SEARCH, spawn_rng
 from search.space import FIXED, Dimension
 
-FORMAT = 2  # of the results file; in format 1 a trial continued from one rung to the next
+FORMAT = 3  # of the results file; in format 1 a trial continued from one rung to the next, in 2 lines had no checksum
 FINALISTS = 5  # trials that are repeated with other seeds
 
 

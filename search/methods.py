@@ -138,9 +138,16 @@ class Search:
         identity = hashlib.sha256(text.encode()).hexdigest()[:12]
         return self.trials.setdefault(identity, Trial(len(self.trials) + 1, config, identity))
 
+    def _identify(self, trial: Trial) -> dict:
+        """The part of a result that follows from the trial alone."""
+        settings = {name: getattr(trial.config, name) for name in self.config.space}
+        return {"trial": trial.number, "id": trial.id, "seed": trial.config.seed, "settings": settings}
+
     def _rung(self, trials: list[Trial], epochs: int) -> Results:
         """Train each trial for `epochs`. Yields results as they come in, returns them in the order of the trials."""
         done = self.journal.results
+        for trial in trials:
+            done.get((trial.id, epochs), {}).update(self._identify(trial))
         unreported = {trial.id: trial for trial in trials if (trial.id, epochs) not in self._reported}
         self._reported.update((identity, epochs) for identity in unreported)
         yield from [done[identity, epochs] for identity in unreported if (identity, epochs) in done]
@@ -164,10 +171,7 @@ class Search:
         except Exception as error:  # any error in a worker is the result of that trial
             result = {"status": "failed", "reason": f"{type(error).__name__}: {error}", "history": [], "seconds": 0.0}
         row = {
-            "trial": trial.number,
-            "id": trial.id,
-            "seed": trial.config.seed,
-            "settings": {name: getattr(trial.config, name) for name in self.config.space},
+            **self._identify(trial),
             "from": 0,
             "epochs": epochs,
             "status": result["status"],

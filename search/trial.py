@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import numpy as np
 
 import storage
 from app.config import Config, option_name
+from app.training import is_finite_number
 from network import DivergenceError
 
-KEYS = set("trial id seed settings from epochs status reason validation_accuracy validation_loss seconds".split())
+TYPES = {"trial": int, "id": str, "seed": int, "settings": dict, "from": int, "epochs": int, "status": str,
+         "reason": str, "validation_accuracy": list, "validation_loss": list, "seconds": float}  # fmt: skip
 
 
 class SearchError(ValueError):
@@ -55,11 +58,29 @@ def score(result: dict) -> tuple[float, float]:
     return max((accuracy, -loss) for accuracy, loss in epochs)
 
 
+def checksum(record: dict) -> int:
+    """The CRC-32 of a record's JSON."""
+    return zlib.crc32(json.dumps(record).encode())
+
+
+def is_intact(result: dict) -> bool:
+    """Whether a line of the file is a result that was not damaged; removes its checksum."""
+    if result.pop("check", None) != checksum(result) or {key: type(value) for key, value in result.items()} != TYPES:
+        return False
+    accuracies, losses, epochs = result["validation_accuracy"], result["validation_loss"], result["epochs"]
+    complete = len(accuracies) == epochs > 0 if result["status"] == "ok" else result["status"] in ("diverged", "failed")
+    return (
+        complete
+        and len(accuracies) == len(losses)
+        and all(map(is_finite_number, [*accuracies, *losses, result["seconds"]]))
+    )
+
+
 class Journal:
     """The results file: a line of JSON that describes the search, then one for each result.
 
-    A result is a trial trained for a number of epochs. It has the keys KEYS; `from` is always 0, and is there for
-    programs that read the file.
+    A result is a trial trained for a number of epochs. It has the keys TYPES; `from` is always 0, and is there for
+    programs that read the file. In the file each line has a CRC-32 too, under the key `check`.
     """
 
     def __init__(self, path: Path, search: dict) -> None:
@@ -87,9 +108,9 @@ class Journal:
         end = content.rfind(b"\n") + 1
         try:
             first, *results = [json.loads(line) for line in content[:end].splitlines()] or [{"search": search}]
-            if any(not result.keys() >= KEYS for result in results):
-                raise ValueError
             different = [option_name(name) for name in search if first["search"].get(name) != search[name]]
+            if not different and not all(map(is_intact, results)):
+                raise ValueError
             finished = {(r["id"], r["epochs"]): r for r in results if r["status"] != "failed"}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise SearchError(f"{self.path} is damaged: remove it, or give another --out") from None
@@ -103,7 +124,7 @@ class Journal:
         self.results[result["id"], result["epochs"]] = result
 
     def _write(self, record: dict) -> None:
-        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.write(json.dumps(record | {"check": checksum(record)}).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 

@@ -147,3 +147,20 @@ def test_the_command_runs_as_a_module(tmp_path, archive):
     command = [sys.executable, "-m", "data.convert", archive, tmp_path / "a.npz"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("600 train and 200 test images")
+
+
+def test_two_conversions_into_one_folder(convert, archive, monkeypatch, tmp_path):
+    """The second is refused, whether the first is still at work or has just finished."""
+    original, errors = formats.write_idx, []
+
+    def write_idx(folder, split, *pair):
+        monkeypatch.setattr(formats, "write_idx", original)
+        errors.append(convert(archive, "a"))
+        original(folder, split, *pair)
+
+    monkeypatch.setattr(formats, "write_idx", write_idx)
+    assert convert(archive, "a")[0] == 0
+    code, _, err = errors[0]
+    assert code == 1 and err == "convert.py: a is being written by another process\n" and names(".") == ["a"]
+    monkeypatch.setattr("data.convert.check_target", lambda _: "")
+    assert convert(archive, "a")[2] == "convert.py: a exists: remove it, or choose another name\n"

@@ -320,3 +320,21 @@ def test_folders_behind_links_are_read_once(tmp_path, digits):
     (tmp_path / "a" / "3" / "round").symlink_to(tmp_path / "a")
     images, labels = formats.read(tmp_path / "a", "train")
     assert len(images) == 2 and list(labels) == [3, 3]
+
+
+def test_a_small_file_is_not_decompressed_without_limit(tmp_path, digits, monkeypatch):
+    """100 blank images have a ratio of 1000, digits of less than 10."""
+    monkeypatch.setattr(formats, "SMALL_BYTES", 10_000)
+    (images, labels), _ = digits
+    for content, refused in (images, False), (np.zeros_like(images), True):
+        (tmp_path / "idx").mkdir(exist_ok=True)
+        formats.write_idx(tmp_path / "idx", "train", content, labels)
+        np.savez_compressed(tmp_path / "a.npz", x_train=content, y_train=labels)
+        with (tmp_path / "a.pkl.gz").open("wb") as file:
+            mnist_pickle.write(file, (content, labels), (content, labels))
+        for name in "idx", "a.npz", "a.pkl.gz":
+            if not refused:
+                formats.read(tmp_path / name, "train")
+                continue
+            with pytest.raises(DataError, match="too large"):
+                formats.read(tmp_path / name, "train")

@@ -87,7 +87,7 @@ def test_results_of_paused_trials_are_refused(in_process, hp_search, tmp_path):
     """In an earlier version halving continued its trials, and their results had no format."""
     hp_search()
     path = tmp_path / "models/best-tiny/search.jsonl"
-    path.write_text(path.read_text().replace('"format": 2, ', ""))
+    path.write_text(path.read_text().replace('"format": 3, ', ""))
     before = path.read_bytes()
     code, _, err = hp_search()
     assert code == 1 and err.count("\n") == 1 and "search with another format: give another --out" in err

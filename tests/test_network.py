@@ -588,3 +588,15 @@ def test_images_may_be_rows_of_pixels(digits):
     assert (net.predict(x.reshape(len(x), 784)) == net.predict(x)).all()
     with pytest.raises(ValueError, match="images must be uint8"):
         net.predict(x.ravel())
+
+
+def test_outputs_that_are_too_large_are_an_error():
+    """Weights that are finite, but whose sums are not: without warnings, and without probabilities of NaN."""
+    images, labels = np.full((3, 28, 28), 255, np.uint8), np.zeros(3, int)
+    for value in 3e38, 1e30:
+        net = Network(mlp([4]))
+        for a in net.parameters().values():
+            a[:] = value
+        for use in net.predict, net.predict_proba, lambda images: net.evaluate(images, labels):  # noqa: B023
+            with pytest.raises(DivergenceError, match="too large"):
+                use(images)

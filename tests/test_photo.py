@@ -1,5 +1,6 @@
 """data/photo.py: photos of one digit, under all conditions, give the same 28 x 28 image."""
 
+import logging
 import os
 import struct
 import zlib
@@ -320,3 +321,17 @@ def test_exif_orientation_of_a_large_photo(photos, expected, tmp_path):
     image = Image.fromarray(photos[3]).resize((2400, 2400)).rotate(90)
     for name in "large.jpg", "large.tif":
         assert_similar(digit(saved(tmp_path, image, name, exif=exif)), expected[3])
+
+
+def test_libraries_print_nothing(tmp_path, photos, capfd, monkeypatch):
+    """libtiff prints on file descriptor 2, and Pillow logs, what is wrong with a TIFF."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
+    good = saved(tmp_path, Image.fromarray(photos[0]).convert("RGB"), "a.tif", compression="tiff_deflate").read_bytes()
+    tag = struct.pack("<HHI", 277, 3, 1)  # samples per pixel
+    damages = good.replace(good[20:60], bytes(40)), good.replace(tag + b"\3\0", tag + b"\3\xff")
+    for content in damages:
+        assert content != good
+        (tmp_path / "a.tif").write_bytes(content)
+        with pytest.raises(PhotoError):
+            digit(tmp_path / "a.tif")
+    assert capfd.readouterr() == ("", "")

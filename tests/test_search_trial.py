@@ -96,3 +96,27 @@ def test_another_search_and_a_damaged_journal_are_refused(tmp_path):
         with pytest.raises(SearchError, match="damaged"):
             Journal(path, {"method": "grid", "space": 1})
         assert path.read_bytes() == damaged
+
+
+def test_no_changed_bit_goes_unnoticed(tmp_path):
+    path = tmp_path / "search.jsonl"
+    journal_of(path, {}, RESULT)
+    whole = path.read_bytes()
+    for place in range(whole.index(b"\n") + 1, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert journal_of(path, {}).results == {("a", 1): RESULT}, place
+        except SearchError as error:
+            assert "damaged" in str(error)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": "1"}, {"validation_loss": []}, {"validation_loss": ["1"]}, {"validation_accuracy": [float("nan")]},
+     {"seconds": float("inf")}, {"status": "new"}, {"epochs": 2}, {"epochs": 0}, {"settings": []}, {"more": 1}],
+    ids=str,
+)  # fmt: skip
+def test_wrong_results_with_the_right_checksum_are_refused(tmp_path, change):
+    journal_of(tmp_path / "search.jsonl", {}, RESULT | change)
+    with pytest.raises(SearchError, match="damaged"):
+        Journal(tmp_path / "search.jsonl", {})

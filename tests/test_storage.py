@@ -5,8 +5,11 @@ import io
 import json
 import os
 import stat
+import struct
 import subprocess
 import sys
+import time
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 
 import storage
+from data import DataError, formats
 from network import Network
 from nn.architecture import mlp
 from storage import StorageError
@@ -363,3 +367,50 @@ def test_csv(tmp_path):
     rows = [{"a": 1, "b": "x,y", "c": 0}, {"a": 2.5}]
     storage.write_csv(tmp_path / "t.csv", ["a", "b"], rows)
     assert (tmp_path / "t.csv").read_bytes() == b'a,b\n1,"x,y"\n2.5,\n'
+
+
+def test_many_members_are_refused_before_they_are_listed(tmp_path):
+    """Python takes seconds to list them."""
+    path, entry = tmp_path / "x.npz", b"PK\1\2" + bytes(24) + b"\1\0" + bytes(16) + b"x"
+    path.write_bytes(300_000 * entry + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0, 0, 300_000 * len(entry), 0, 0))
+    started = time.process_time()
+    assert "more than 10,000 members" in read_error(path)
+    with pytest.raises(DataError, match="more than 10,000 members"):
+        formats.read(path, "train")
+    assert time.process_time() - started < 1
+
+
+def test_nothing_is_printed_about_a_file_that_is_read(tmp_path):
+    """NumPy warns about a header as Python 2 wrote it: such a model is refused, such a dataset is read."""
+    old = npy(np.zeros((5, 784), np.uint8)).replace(b"(5, 784), }  ", b"(5L, 784L), }")
+    labels = npy(np.zeros(5, np.uint8)).replace(b"(5,), } ", b"(5L,), }")
+    archive(tmp_path / "x.npz", [SOUND[0], ("0.W.npy", old)])
+    archive(tmp_path / "y.npz", [("x_train.npy", old), ("y_train.npy", labels)])
+    with warnings.catch_warnings(record=True) as printed:
+        warnings.simplefilter("always")
+        assert "damaged" in read_error(tmp_path / "x.npz")
+        assert formats.read(tmp_path / "y.npz", "train")[0].shape == (5, 28, 28)
+    assert not printed
+
+
+def test_a_damaged_checkpoint_should_be_removed(tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"damaged")
+    with pytest.raises(StorageError, match=r"not a checkpoint .*: remove it"):
+        storage.read(tmp_path / "x.npz", "checkpoint")
+
+
+def test_ctrl_c_while_zipfile_opens_a_member_is_not_lost(tmp_path, monkeypatch):
+    """zipfile raises ValueError then, when it is closed."""
+    original = zipfile.ZipFile.open
+
+    def interrupted(self, name, mode="r", **options):
+        archives.append(self)
+        original(self, name, mode, **options)
+        raise KeyboardInterrupt(143)
+
+    archives = []
+    monkeypatch.setattr(zipfile.ZipFile, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        storage.write(tmp_path / "x.npz", {}, {"a": EYE})
+    assert caught.value.args == (143,) and not list(tmp_path.iterdir())
+    archives[0].fp = None  # so that it is not closed again

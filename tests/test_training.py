@@ -313,7 +313,7 @@ def test_a_checkpoint_holds_a_long_history(tmp_path):
     run.record_epoch(record(), network)
     losses = dict.fromkeys(("train_loss", "train_accuracy", "lr", "seconds", *VALIDATED), third)
     run.history = [record(epoch, **losses) for epoch in range(90_001, 100_001)]
-    assert 10 * len(json.dumps(run.history)) < training.MAX_TEXT
+    assert 10 * len(json.dumps(run.history)) < training.MAX_CHECKPOINT_TEXT
     run.history = [record | {"epoch": epoch} for epoch, record in enumerate(run.history, 1)]
     run.save(tmp_path / "c.npz", network)
     again = training.Run(run.metadata)
@@ -365,3 +365,28 @@ def test_training_watches_the_load(train, monkeypatch, idx_folder, request):
     assert train("--epochs", 2, "--out", "m")[0] == 0 and len(watched) == 2
     request.getfixturevalue("large")
     assert train("--epochs", 2, "--out", "n", "--dataset", idx_folder)[0] == 0 and len(watched) == 2
+
+
+def test_a_finished_model_without_scores_is_trained_again(train, tmp_path):
+    train("--epochs", 2, "--out", "m.npz")
+    whole = (tmp_path / "m.npz").read_bytes()
+    for key, value in ("epoch", None), ("validation_accuracy", "0.9"), ("train_loss", float("1e999")):
+        net = Network.load(tmp_path / "m.npz")
+        net.metadata[key] = value if key != "train_loss" else "inf"
+        net.save(tmp_path / "m.npz")
+        code, out, err = train("--epochs", 2, "--out", "m.npz", "--resume")
+        assert (code, err) == (0, "") and len(out.splitlines()) == 5, "not only the result"
+        assert (tmp_path / "m.npz").read_bytes() == whole
+
+
+def test_the_history_of_a_resumed_run_has_the_same_columns(stopped, tmp_path):
+    """In a checkpoint the keys of a record are sorted."""
+    run, network = stopped
+    run.save(tmp_path / "c.npz", network)
+    again = training.Run(run.metadata)
+    again.resume(tmp_path / "c.npz", network)
+    headers = []
+    for each in run, again:
+        training.save_best(each, network, tmp_path / "m.npz", finished=False)
+        headers.append((tmp_path / "m" / "history.csv").read_text().splitlines()[0])
+    assert headers[0] == headers[1] and set(headers[0].split(",")) == again.history[0].keys()
