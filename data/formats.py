@@ -193,9 +193,7 @@ def read_idx(path: Path) -> np.ndarray | ImageFile:
     if start[:2] != GZIP and size > MAX_BYTES and len(shape := _idx_shape(start, name)) == 3:
         _check_idx_size(shape, size, name)
         return ImageFile(path, shape, 16)
-    too_large = DataError(
-        f"{path} has more than {MAX_BYTES:,} bytes of data, or is damaged: if it is gzipped, unzip it"
-    )
+    too_large = DataError(f"{path} is too large when decompressed, or damaged: if it is gzipped, unzip it")
     if size > MAX_BYTES:
         raise too_large
     content = path.read_bytes()
