@@ -46,7 +46,7 @@ def test_files_that_are_too_large(tmp_path, digits, monkeypatch):
     assert isinstance(images, formats.ImageFile) and (np.asarray(images) == x).all() and (labels == y).all()
     monkeypatch.setattr(formats, "MAX_BYTES", 99)
     for name in "gzip", "plain":  # even the labels; and the gzipped file itself
-        with pytest.raises(DataError, match="more than 99 bytes"):
+        with pytest.raises(DataError, match="too large when decompressed"):
             formats.read(tmp_path / name, "train")
 
 
@@ -82,7 +82,7 @@ def test_gzip_and_npz_stop_at_what_their_headers_say(tmp_path):
 def test_a_header_that_says_too_much(tmp_path):
     for name, start in ("images-idx3", b"\0\0\x08\x03" + b"\x10" * 12), ("labels-idx1", b"\0\0\x08\x01\0\0\0\1"):
         (tmp_path / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(start))
-    with pytest.raises(DataError, match="or is damaged"):
+    with pytest.raises(DataError, match="or damaged"):
         formats.read(tmp_path, "train")
 
 
