@@ -44,6 +44,7 @@ class Conv2D(Layer):
         if len(shape) != 3:
             raise ValueError(f"takes images, not inputs of shape {shape}")
         rows, channels, columns = shape
+        check_int(1, 1000, rows=rows, columns=columns)  # a model file may say anything
         extent = self.dilation * (self.size - 1) + 1
         out = [(pixels + 2 * self.padding - extent) // self.stride + 1 for pixels in (rows, columns)]
         if min(out) < 1:
