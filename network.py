@@ -353,7 +353,7 @@ class Network:
             batches = split_batches(itertools.islice(windows, math.ceil(len(images) / window)), batch_size)
             step_settings = momentum, weight_decay, nesterov, label_smoothing
             with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, as an error
-                np.setbufsize(UFUNC_BUFFER)  # until the end of this `with`
+                np.setbufsize(UFUNC_BUFFER)  # until the end of this `with`, which restores it
                 loss, accuracy = self._train_epoch(batches, progress(rates), step_settings)
                 if augment or not validation:  # a random subset, because data may be sorted by class
                     order = next(shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)))

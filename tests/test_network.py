@@ -600,3 +600,11 @@ def test_outputs_that_are_too_large_are_an_error():
         for use in net.predict, net.predict_proba, lambda images: net.evaluate(images, labels):  # noqa: B023
             with pytest.raises(DivergenceError, match="too large"):
                 use(images)
+
+
+def test_fit_leaves_numpys_settings_alone(digits):
+    (x, y), _ = digits
+    before = np.getbufsize(), np.geterr()
+    for _ in Network(mlp([8])).fit(x, y, epochs=2):
+        assert (np.getbufsize(), np.geterr()) == before
+    assert (np.getbufsize(), np.geterr()) == before
