@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"test accuracy {accuracy} ({dataset}, {len(images)} images{models})")
     suffix = "" if trained_on == {dataset} else f"-{dataset}"
     for path, result in results.items():
-        save_files(path.with_suffix(""), suffix, dataset, images, labels, *result)
+        save_files(path.with_suffix(""), suffix, dataset, images, labels, result)
     return 0
 
 
@@ -80,7 +80,7 @@ def default_dataset(trained_on: set[str]) -> str:
     return "auto" if name == "mnist" else name
 
 
-def classify(network: Network, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def classify(network: Network, images: np.ndarray, labels: np.ndarray) -> tuple:
     """The confusion matrix, the indices of the misclassified images, and the probabilities of those."""
     matrix, wrong, probabilities = np.zeros((10, 10), int), [], []
     for start in cli.progress(range(0, len(images), CHUNK), "testing"):
@@ -88,9 +88,9 @@ def classify(network: Network, images: np.ndarray, labels: np.ndarray) -> tuple[
         chunk = network.predict_proba(images[part])
         predicted = chunk.argmax(axis=1)
         matrix += confusion_matrix(labels[part], predicted)
-        errors = np.flatnonzero(predicted != labels[part])
-        wrong.append(start + errors)
-        probabilities.append(chunk[errors])
+        is_wrong = predicted != labels[part]
+        wrong.append(start + np.flatnonzero(is_wrong))
+        probabilities.append(chunk[is_wrong])
     return matrix, np.concatenate(wrong), np.concatenate(probabilities)
 
 
@@ -102,27 +102,25 @@ def print_scores(path: Path, scores: dict[str, float], matrix: np.ndarray) -> No
     print("  accuracy  " + "".join(f"{row[digit] / row.sum():8.4f}" for digit, row in rows.items()))
 
 
-def save_files(
-    folder: Path, suffix: str, dataset: str, images: np.ndarray, labels: np.ndarray,
-    matrix: np.ndarray, wrong: np.ndarray, probabilities: np.ndarray,
-) -> None:  # fmt: skip
+def save_files(folder: Path, suffix: str, dataset: str, images: np.ndarray, labels: np.ndarray, result: tuple) -> None:
     """Write the result of `classify` for one model, the misclassified images with the highest confidence first."""
     import plots  # late: matplotlib is slow to import
 
+    matrix, wrong, probabilities = result
     order = np.argsort(-probabilities.max(axis=1), kind="stable")
-    errors = (
-        (i, p.argmax(), labels[i], p.max(), p[labels[i]]) for i, p in ((wrong[k], probabilities[k]) for k in order)
-    )
-    rows = (dict(zip(COLUMNS, (*e[:3], f"{e[3]:.6f}", f"{e[4]:.6f}"), strict=True)) for e in errors)
+    wrong, probabilities = wrong[order], probabilities[order]
+    true, predicted, confidence = labels[wrong], probabilities.argmax(axis=1), probabilities.max(axis=1)
+    columns = wrong, predicted, true, confidence, probabilities[np.arange(len(wrong)), true]
+    cells = ((*row[:3], f"{row[3]:.6f}", f"{row[4]:.6f}") for row in zip(*columns, strict=True))
+    rows = (dict(zip(COLUMNS, row, strict=True)) for row in cells)
     storage.write_csv(folder / f"mistakes{suffix}.csv", COLUMNS, rows)
     title = f"{folder.name} on {dataset}"
     head = f"{title}: accuracy {np.trace(matrix) / len(labels):.4f} ({len(labels):,} images)"
     plots.save(plots.confusion(matrix, head), folder / f"confusion{suffix}.png")
-    captions, shown = [], order[:SHOWN]
-    for i, p in zip(wrong[shown], probabilities[shown], strict=True):
-        captions.append(f"#{i}\ntrue {labels[i]}, predicted {p.argmax()}\nconfidence {p.max():.1%}")
+    shown = list(zip(*(column[:SHOWN] for column in columns), strict=True))
+    captions = [f"#{i}\ntrue {t}, predicted {p}\nconfidence {c:.1%}" for i, p, t, c, _ in shown]
     head = f"{title}: misclassified images, {len(shown)} of {len(wrong)}, highest confidence first"
-    plots.save(plots.gallery(np.asarray(images)[wrong[shown]], captions, head), folder / f"mistakes{suffix}.png")
+    plots.save(plots.gallery(np.asarray(images)[wrong[:SHOWN]], captions, head), folder / f"mistakes{suffix}.png")
 
 
 if __name__ == "__main__":
