@@ -184,7 +184,9 @@ def work(name: str, started: float, folder: Path, seed: int) -> dict:
     """Train to the target, in a process that was started at the time `started`; then measure inference."""
     accuracies, predict = PEERS[name][0](folder, seed)
     reached = next((accuracy for accuracy in accuracies if accuracy >= TARGET), None)
-    seconds = time.time() - started if reached else math.nan
+    if reached is None:
+        sys.exit(f"{name} did not reach {TARGET:.0%} in {EPOCHS} epochs (seed {seed})")
+    seconds = time.time() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     images, _ = load(folder, "t10k")
     predict(images)
@@ -229,14 +231,15 @@ def figure(results: dict[str, list[dict]], path: Path) -> None:
     sys.path.insert(0, str(ROOT))
     import plots
 
-    drawing, axes = plots.new_figure(2.6, 2.4, len(ROWS), len(ROWS))
+    drawing, axes = plots.new_figure(2.8, 2.5, len(ROWS), len(ROWS))
     for ax, (measure, (title, form, less)) in zip(axes, ROWS.items(), strict=True):
         for i, (name, rounds) in enumerate(results.items()):
             values = [each[measure] for each in rounds]
             median = statistics.median(values)
             spread = [[median - min(values)], [max(values) - median]]
             ax.bar(i, median, color=plots.BLUE if name == "ours" else "#bbbbbb", yerr=spread, ecolor=plots.GREY)
-            ax.text(i, 0, form.format(median), ha="center", va="bottom", fontsize=8, rotation=90)
+            ax.text(i, max(values), form.format(median), ha="center", va="bottom", fontsize=7)
+        ax.margins(y=0.15)
         ax.set(title=f"{title}\n({'less' if less else 'more'} is better)", yticks=[])
         ax.set_xticks(range(len(results)), results, rotation=30, fontsize=8)
     plots.save(drawing, path)
