@@ -102,8 +102,8 @@ def epoch_windows(
         if augment:
             rows = np.sort(order)
             source, order = augment(source[rows], rng, epoch / total), np.searchsorted(rows, order)
-        elif window < len(images):  # touch every image, so that the file is read here, from its start to its end
-            source.reshape(-1).take(source[0].size * np.sort(order))
+        elif window < len(images):  # touch some images of each block: so the file is read here, from start to end
+            source.reshape(-1).take(source[0].size * np.sort(order[::16]))
         yield source, order, targets
 
 

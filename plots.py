@@ -111,26 +111,26 @@ def label_curves(figure: Figure, loss: Axes, accuracy: Axes, columns: int = 3) -
 
 @styled
 def comparison(runs: dict[str, Sequence[Sequence[dict]]], title: str = "") -> Figure:
-    """Loss and accuracy of several configs: name -> the history of each seed.
+    """Loss and accuracy of several configs: name -> the history of each seed; only the epochs that all seeds have.
 
-    Solid lines are validation, dashed lines training; of several seeds the mean, in a band of +-std. (Of seeds that
-    were trained for different numbers of epochs, only the epochs that all have.)
+    Solid lines are validation, dashed lines training; of several seeds the mean, in a band of +-std.
     """
     figure, axes = new_figure(4.5, 3.9 + 0.1 * len(runs), 2, 2, title)
     colors = COLORS if len(runs) <= len(COLORS) else colormaps["turbo"](np.linspace(0, 1, len(runs)))
     for (name, histories), color in zip(runs.items(), colors, strict=False):
-        epochs = range(1, min(map(len, histories)) + 1)
-        splits = [split for split in ("validation", "train") if all(f"{split}_loss" in h[0] for h in histories)]
+        epochs = min(map(len, histories))
         label = drawable(name) + (f" ({len(histories)} seeds)" if len(histories) > 1 else "")
-        for split, style in zip(splits, ["-", "--"] if len(splits) == 2 else ["--"], strict=True):
-            for ax, score, factor in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
-                values = [[factor * r[f"{split}_{score}"] for r in h[: len(epochs)]] for h in histories]
-                mean, std = np.mean(values, axis=0), np.std(values, axis=0, ddof=1) if len(values) > 1 else 0
-                ax.plot(epochs, mean, style, color=color, label=label, marker="." if len(epochs) == 1 else "")
-                if len(values) > 1:
-                    low = np.maximum(mean - std, mean / 10)  # the scale of the loss has no zero
-                    ax.fill_between(epochs, low, mean + std, color=color, alpha=0.2, linewidth=0)
-            label = "_"  # matplotlib leaves it out of the legend
+        for split, style in ("validation", "-"), ("train", "--"):
+            for ax, score, factor in (axes[0], f"{split}_loss", 1), (axes[1], f"{split}_accuracy", 100):
+                if not all(score in history[0] for history in histories):
+                    continue
+                values = factor * np.array([[record[score] for record in history[:epochs]] for history in histories])
+                mean, std = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else 0
+                low = np.maximum(mean - std, mean / 10)  # the scale of the loss has no zero
+                ax.fill_between(range(1, epochs + 1), low, mean + std, color=color, alpha=0.2, linewidth=0)
+                ax.plot(
+                    range(1, epochs + 1), mean, style, color=color, marker=".", label=label if split == "train" else ""
+                )
     label_curves(figure, *axes, columns=1 if max(map(len, runs)) > 30 else 2)
     return figure
 
@@ -287,8 +287,6 @@ def read_history(path: Path) -> list[dict[str, float]]:
         complete = {"train_loss", "train_accuracy"} <= history[0].keys()
         if not complete or not np.isfinite([list(record.values()) for record in history]).all():
             raise ValueError
-    except OSError as error:
-        raise storage.StorageError(f"cannot read {path}: {error.strerror}; train.py writes it") from None
     except (ValueError, TypeError, LookupError, AttributeError, csv.Error):
         raise storage.StorageError(f"{path} is damaged or not a history of train.py") from None
     return history

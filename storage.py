@@ -168,12 +168,12 @@ def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
     """Write a header and rows to `path`, atomically. Keys that are not columns are ignored."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode(errors="surrogateescape"))
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        text.detach()
 
 
 def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[str, np.ndarray]]:

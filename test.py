@@ -20,6 +20,7 @@ from app import cli
 from app.models import confusion_matrix, load_digit_classifier
 from network import Network
 
+CHUNK = 10_000  # images tested at a time
 SHOWN = 40  # misclassified images in the figure
 COLUMNS = "index predicted real probability probability_of_real".split()  # of the CSV file
 
@@ -37,16 +38,17 @@ def main(argv: list[str] | None = None) -> int:
         cli.warn(f"WARNING: trained on {names}, but tested on {dataset}: the result is not comparable")
     if data.fingerprint(images, labels) in {network.metadata.get("data") for network in networks.values()}:
         cli.warn("WARNING: the model was trained on these images: this is not a held-out test")
-    scores, probabilities = {}, {}
+    scores, results = [], {}
     for path, network in networks.items():
-        scores[path], probabilities[path] = network.evaluate(images, labels), network.predict_proba(images)
-        print_scores(path, scores[path], confusion_matrix(labels, probabilities[path].argmax(axis=1)))
-    accuracy = cli.format_mean_std([score["accuracy"] for score in scores.values()])
+        scores.append(network.evaluate(images, labels))
+        results[path] = classify(network, images, labels)
+        print_scores(path, scores[-1], results[path][0])
+    accuracy = cli.format_mean_std([score["accuracy"] for score in scores])
     models = f", {len(networks)} models" if len(networks) > 1 else ""
     print(f"test accuracy {accuracy} ({dataset}, {len(images)} images{models})")
     suffix = "" if trained_on == {dataset} else f"-{dataset}"
-    for path in networks:
-        save_files(path.with_suffix(""), suffix, dataset, images, labels, probabilities[path])
+    for path, result in results.items():
+        save_files(path.with_suffix(""), suffix, dataset, images, labels, result)
     return 0
 
 
@@ -78,6 +80,20 @@ def default_dataset(trained_on: set[str]) -> str:
     return "auto" if name == "mnist" else name
 
 
+def classify(network: Network, images: np.ndarray, labels: np.ndarray) -> tuple:
+    """The confusion matrix, the indices of the misclassified images, and the probabilities of those."""
+    matrix, wrong, probabilities = np.zeros((10, 10), int), [], []
+    for start in cli.progress(range(0, len(images), CHUNK), "testing"):
+        part = slice(start, start + CHUNK)
+        chunk = network.predict_proba(images[part])
+        predicted = chunk.argmax(axis=1)
+        matrix += confusion_matrix(labels[part], predicted)
+        is_wrong = predicted != labels[part]
+        wrong.append(start + np.flatnonzero(is_wrong))
+        probabilities.append(chunk[is_wrong])
+    return matrix, np.concatenate(wrong), np.concatenate(probabilities)
+
+
 def print_scores(path: Path, scores: dict[str, float], matrix: np.ndarray) -> None:
     """Print the scores of one model, and its accuracy for each digit that occurs."""
     print(f"{path}: accuracy {scores['accuracy']:.4f}, loss {scores['loss']:.4f}")
@@ -86,25 +102,25 @@ def print_scores(path: Path, scores: dict[str, float], matrix: np.ndarray) -> No
     print("  accuracy  " + "".join(f"{row[digit] / row.sum():8.4f}" for digit, row in rows.items()))
 
 
-def save_files(
-    folder: Path, suffix: str, dataset: str, images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray
-) -> None:
-    """Write the confusion matrix and the misclassified images of one model, those with the highest confidence first."""
+def save_files(folder: Path, suffix: str, dataset: str, images: np.ndarray, labels: np.ndarray, result: tuple) -> None:
+    """Write the result of `classify` for one model, the misclassified images with the highest confidence first."""
     import plots  # late: matplotlib is slow to import
 
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
-    cells = [(i, predicted[i], labels[i], f"{confidence[i]:.6f}", f"{probabilities[i, labels[i]]:.6f}") for i in wrong]
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in cells]
+    matrix, wrong, probabilities = result
+    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    wrong, probabilities = wrong[order], probabilities[order]
+    true, predicted, confidence = labels[wrong], probabilities.argmax(axis=1), probabilities.max(axis=1)
+    columns = wrong, predicted, true, confidence, probabilities[np.arange(len(wrong)), true]
+    cells = ((*row[:3], f"{row[3]:.6f}", f"{row[4]:.6f}") for row in zip(*columns, strict=True))
+    rows = (dict(zip(COLUMNS, row, strict=True)) for row in cells)
     storage.write_csv(folder / f"mistakes{suffix}.csv", COLUMNS, rows)
     title = f"{folder.name} on {dataset}"
-    head = f"{title}: accuracy {np.mean(predicted == labels):.4f} ({len(images):,} images)"
-    plots.save(plots.confusion(confusion_matrix(labels, predicted), head), folder / f"confusion{suffix}.png")
-    shown = wrong[:SHOWN]
-    captions = [f"#{i}\ntrue {labels[i]}, predicted {predicted[i]}\nconfidence {confidence[i]:.1%}" for i in shown]
+    head = f"{title}: accuracy {np.trace(matrix) / len(labels):.4f} ({len(labels):,} images)"
+    plots.save(plots.confusion(matrix, head), folder / f"confusion{suffix}.png")
+    shown = list(zip(*(column[:SHOWN] for column in columns), strict=True))
+    captions = [f"#{i}\ntrue {t}, predicted {p}\nconfidence {c:.1%}" for i, p, t, c, _ in shown]
     head = f"{title}: misclassified images, {len(shown)} of {len(wrong)}, highest confidence first"
-    plots.save(plots.gallery(np.asarray(images)[shown], captions, head), folder / f"mistakes{suffix}.png")
+    plots.save(plots.gallery(np.asarray(images)[wrong[:SHOWN]], captions, head), folder / f"mistakes{suffix}.png")
 
 
 if __name__ == "__main__":

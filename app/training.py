@@ -202,7 +202,7 @@ def train(
 
 
 def watch_load(steps: Iterable) -> Iterator:
-    """The steps of an epoch. If other programs keep the cores busy during the first ones, `warn_busy`.
+    """The steps of an epoch. If other programs keep the cores busy during the first second, `warn_busy`.
 
     On a quiet machine a thread that trains has a core all the time: it computes, or waits for the other BLAS threads
     without giving up the core. Measured on two cores: 93 to 99 % of the time; beside another program, 44 to 69 %.

@@ -33,16 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     extension = check_target(arguments)
     splits = read(arguments)
-    format, variants = extension or arguments.format or "idx", arguments.variants
-    if format != "idx" and any(isinstance(images, data.ImageFile) for images, _ in splits.values()):
-        raise data.DataError(f"{arguments.source} does not fit into memory: only --as idx can convert it")
+    if any(isinstance(images, data.ImageFile) for images, _ in splits.values()):
+        raise data.DataError(f"{arguments.source} is too large for memory: it can be trained on, but not converted")
     if extension:
         write_file(arguments.target, extension, splits)
     else:
         lock = arguments.target.with_name(f".{arguments.target.name}.lock")
         with storage.locked(lock, f"{arguments.target} is being written by another process"):
-            write_folder(arguments.target, format, splits, variants)
-    sizes = {split: len(labels) * (variants if split == "train" else 1) for split, (_, labels) in splits.items()}
+            write_folder(arguments.target, arguments.format or "idx", splits, arguments.variants)
+    sizes = {name: len(labels) * (arguments.variants if name == "train" else 1) for name, (_, labels) in splits.items()}
     counts = " and ".join(f"{size:,} {split}" for split, size in sizes.items())
     lossy = " (JPEG: not exactly the same)" if arguments.format == "jpg" else ""
     print(f"{counts} images: {arguments.source} -> {arguments.target}{lossy}")
@@ -124,9 +123,9 @@ def write_folder(target: Path, format: str, splits: formats.Splits, variants: in
     unfinished.mkdir(parents=True)
     try:
         for split, pair in splits.items():
-            if isinstance(pair[0], data.ImageFile) or (variants > 1 and split == "train"):
-                count, distort = variants if split == "train" else 1, Config(augment=True).distortion()
-                formats.write_variants(unfinished, split, *pair, count, distort, cli.progress)
+            if variants > 1 and split == "train":
+                distort = Config(augment=True).distortion()
+                formats.write_variants(unfinished, split, pair, variants, distort, cli.progress)
             elif format == "idx":
                 formats.write_idx(unfinished, split, *pair)
             elif format == "csv":

@@ -268,27 +268,20 @@ def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) 
 
 
 def write_variants(
-    folder: Path,
-    split: str,
-    images: np.ndarray | ImageFile,
-    labels: np.ndarray,
-    count: int,
-    distort: Callable[[np.ndarray, np.random.Generator], np.ndarray],
-    progress: Progress = no_progress,
+    folder: Path, split: str, pair: tuple, count: int, distort: Callable, progress: Progress = no_progress
 ) -> None:
-    """Write two IDX files, not gzipped: each image, followed by count - 1 distorted variants of it."""
+    """Write two IDX files, not gzipped: each image, followed by count - 1 distorted versions of it."""
+    images, labels = pair
     images_file, labels_file = (folder / idx_names(split, kind)[1] for kind in IDX_DIMENSIONS)
     labels_file.write_bytes(idx_bytes(np.repeat(labels, count)))
     rng, step = np.random.default_rng(0), math.ceil(VARIANTS / count)
     with images_file.open("wb") as file:
-        file.write(_idx_header((len(images) * count, *images.shape[1:])))
+        file.write(_idx_header((len(images) * count, 28, 28)))
         for start in progress(range(0, len(images), step), f"writing {split} images"):
-            originals = np.asarray(images[start : start + step])
-            chunk = originals
-            if count > 1:
-                chunk = distort(np.repeat(originals, count, axis=0), rng)
-                chunk[::count] = originals
-            file.write(chunk.data)
+            chunk = np.repeat(images[start : start + step], count, axis=0)
+            variants = distort(chunk, rng)
+            variants[::count] = chunk[::count]
+            file.write(variants.data)
 
 
 # --- npz and pickle ---------------------------------------------------------------------------------------------------

@@ -194,12 +194,13 @@ def test_seeds_become_a_mean_and_a_band(run, histories, monkeypatch):
     ((figure, path),) = drawn
     loss, accuracy = figure.axes
     validation, training, b = loss.lines
+    assert [line.get_label() for line in loss.lines][1:] == ["models/a (2 seeds)", "models/b"]
     assert list(training.get_xdata()) == [1, 2] and list(training.get_ydata()) == [2, 1], "mean of 1, 1/2 and 3, 3/2"
     assert list(validation.get_ydata()) == [2, 1] and list(b.get_ydata()) == [1, 1 / 2, 1 / 3]
     assert [line.get_linestyle() for line in loss.lines] == ["-", "--", "--"]
     assert training.get_color() == validation.get_color() != b.get_color()
     top = loss.collections[1].get_paths()[0].vertices[:, 1].max()
-    assert top == pytest.approx(2 + 2**0.5) and len(loss.collections) == len(accuracy.collections) == 2
+    assert top == pytest.approx(2 + 2**0.5) and len(loss.collections) == len(accuracy.collections) == 3
     assert [text.get_text() for text in figure.legends[0].texts] == ["models/a (2 seeds)", "models/b"]
     assert list(accuracy.lines[0].get_ydata()) == [50, 50] and path == "models/comparison.png"
 
@@ -219,7 +220,7 @@ def test_the_command_writes_a_figure(run, histories, tmp_path):
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        (["models/none"], 1, "cannot read models/none/history.csv: No such file"),
+        (["models/none"], 1, "models/none/history.csv: No such file"),
         (["models/b", "models/b/history.csv"], 1, "Not a directory"),
         (["models/b", "--out", "a.txt"], 2, "--out must end in .png"),
         (["models/b", "--out", "models.png/c.png"], 1, "models.png"),

@@ -1,0 +1,63 @@
+"""tests/bench/peers.py and tests/bench/busy.py: their tables, their figure, and a short run."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+BENCH = ROOT / "tests" / "bench"
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    """The benchmark as a module."""
+    monkeypatch.syspath_prepend(BENCH)
+    spec = importlib.util.spec_from_file_location("peers", BENCH / "peers.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rounds(*seconds):
+    return [{"seconds": s, "memory": 100 * s, "inference": 1e5 / s, "startup": s / 10} for s in seconds]
+
+
+RESULTS = {"ours": rounds(2, 3, 4), "JAX": rounds(4, 12, 4)}
+
+
+def test_ratios_are_of_the_same_round(peers):
+    header, seconds, memory, inference, startup = peers.table(RESULTS)
+    assert header == ["", "ours", "JAX"]
+    assert seconds == ["time to 98 % test accuracy", "3.00 s", "4.00 s (ours 0.50x, 0.25 to 1.00)"]
+    assert memory[1:] == ["300 MB", "400 MB (ours 0.50x, 0.25 to 1.00)"] and startup[1] == "0.30 s"
+    assert inference[2] == "25,000 (ours 2.00x, 1.00 to 4.00)"
+
+
+@pytest.mark.figures
+def test_the_figure_has_a_bar_for_everyone(peers, tmp_path):
+    peers.figure(RESULTS, tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_learning_rate_falls_to_0(peers):
+    assert peers.rate(0) == peers.LR and peers.rate(0.5) == pytest.approx(peers.LR / 2) and peers.rate(1) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("MNIST_DIR"), reason="needs MNIST")
+def test_a_short_run():
+    """Everyone who is installed reaches the target."""
+    command = [sys.executable, BENCH / "peers.py", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=True)
+    assert "time to 98 % test accuracy | " in done.stdout and "nan" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_short_run_beside_busy_programs():
+    command = [sys.executable, BENCH / "busy.py", "--rounds", "1", "--seconds", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=True)
+    assert [row.split("  ")[0] for row in map(str.strip, done.stdout.splitlines())][:2] == ["busy programs", "ours"]
