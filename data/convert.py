@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         lock = arguments.target.with_name(f".{arguments.target.name}.lock")
         with storage.locked(lock, f"{arguments.target} is being written by another process"):
+            check_target(arguments)  # again: another process may have made it in the meantime
             write_folder(arguments.target, arguments.format or "idx", splits)
     counts = " and ".join(f"{len(labels):,} {split}" for split, (_, labels) in splits.items())
     lossy = " (JPEG: not exactly the same)" if arguments.format == "jpg" else ""
@@ -62,17 +63,12 @@ def check_target(arguments: argparse.Namespace) -> str:
         parser().error(f"{target} should end in {', '.join(FILE_FORMATS)}, or name a folder")
     if extension and arguments.format:
         parser().error(f"--as is for folders; {target.name} will be {FILE_FORMATS[extension]}, because of its name")
-    check_absent(target)
+    if target.exists() or target.is_symlink():
+        raise data.DataError(f"{target} exists: remove it, or choose another name")
     inside = Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source))
     if inside and source not in data.NAMES:
         raise data.DataError(f"{target} is inside {source}: choose another folder")
     return extension
-
-
-def check_absent(target: Path) -> None:
-    """DataError if the target exists."""
-    if target.exists() or target.is_symlink():
-        raise data.DataError(f"{target} exists: remove it, or choose another name")
 
 
 def read(arguments: argparse.Namespace) -> formats.Splits:
@@ -108,7 +104,6 @@ def write_file(target: Path, extension: str, splits: formats.Splits) -> None:
 
 def write_folder(target: Path, format: str, splits: formats.Splits) -> None:
     """Write a folder, completely or not at all."""
-    check_absent(target)  # another process may have made it in the meantime
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
