@@ -20,9 +20,7 @@ from network import DivergenceError, Network
 from nn.convolution import Conv2D
 from nn.layers import Dense
 
-MAX_CHECKPOINT_TEXT = (
-    2**26
-)  # bytes of a checkpoint's description; the record of an epoch takes about 200, so 300,000 epochs
+MAX_CHECKPOINT_TEXT = 2**26  # bytes of its description; the record of an epoch takes about 200, so 300,000 epochs
 SHOWN_IMAGES = 6  # in the figures of feature maps and augmented images
 COLUMNS = {  # of the table: title and format of each key of a record
     "epoch": ("epoch", "d"),
