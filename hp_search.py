@@ -46,8 +46,11 @@ def main(argv: list[str] | None = None) -> int:
     source, out = config.recipe.dataset, config.recipe.out
     data_dir = Path(config.recipe.data_dir) if config.recipe.data_dir else None
     images, labels, dataset = data.load(source, "train", data_dir, cli.warn, cli.progress)
-    config.recipe = replace(config.recipe, dataset=dataset)
-    training, validation = split(config.recipe, images, labels)
+    if not isinstance(images, np.ndarray):
+        raise data.DataError(f"{source} has more images than fit into memory: search on a part of them")
+    writers = data.load_writers(dataset, data_dir, cli.warn) if config.recipe.unseen_writers else None
+    config.recipe = replace(config.recipe, dataset=dataset, unseen_writers=writers is not None)
+    training, validation = split(config.recipe, images, labels, writers)
     path = model_path(out, "best" if arguments.config.stem == "search" else arguments.config.stem, dataset)
     storage.check_writable(path)  # now, not after the search
     metadata, folder = {"dataset": dataset, "data": data.fingerprint(images, labels)}, path.with_suffix("")
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
             search = run(config, journal, [*training, *validation], metadata["data"], arguments)
             print(f"\n{report.summary(search)}\n", flush=True)
             report.save_figures(search, folder, f"{path.stem} ({dataset})")
-            return finish(search, source, metadata, images, labels, path)
+            return finish(search, source, metadata, (images, labels, writers), path)
     except KeyboardInterrupt as interrupt:
         return cli.fail_stopped(interrupt, f"stopped; {RESUME_HINT}")
 
@@ -68,7 +71,8 @@ def parser() -> cli.Parser:
     result = cli.Parser(prog="hp_search.py", description="Search for good hyper-parameters and train the best network.")
     default = Path(__file__).parent / "configs" / "search.toml"
     result.add_argument("--config", type=Path, default=default, help="config file (configs/search.toml)")
-    result.add_argument("--workers", type=positive_int, metavar="N", help="processes to train in (one for each core)")
+    text = "processes to train in (one for each core)"
+    result.add_argument("--workers", type=cli.positive_int, metavar="N", help=text)
     result.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786")
     group = result.add_argument_group(
         "settings of the search; they override the config file [in brackets: the default without one]"
@@ -85,16 +89,10 @@ def parser() -> cli.Parser:
     return result
 
 
-def positive_int(text: str) -> int:
-    """An integer of at least 1, for the command line."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-def split(config: Config, images: np.ndarray, labels: np.ndarray) -> tuple[tuple, tuple | None]:
+def split(config: Config, images: np.ndarray, labels: np.ndarray, writers: np.ndarray | None) -> tuple:
     """The training and validation data of a config."""
-    return data.train_validation_split(images, labels, config.validation, config.dataset, spawn_rng(config.seed, SPLIT))
+    rng = spawn_rng(config.seed, SPLIT)
+    return data.train_validation_split(images, labels, config.validation, config.dataset, rng, writers)
 
 
 def run(
@@ -104,7 +102,7 @@ def run(
     if arguments.scheduler:
         pool = workers.dask_pool(arguments.scheduler, arrays)
     else:
-        pool = workers.local_pool(arguments.workers or workers.cores(), arrays, journal.path.parent)
+        pool = workers.local_pool(arguments.workers or cli.cores(), arrays, journal.path.parent)
     names, count, validation_count = ", ".join(map(option_name, config.space)), len(arrays[0]), len(arrays[2])
     print(f"{config.method} search over {names}: {count:,} training and {validation_count:,} validation images of "
           f"{config.recipe.dataset}")  # fmt: skip
@@ -122,7 +120,7 @@ def run(
     return search
 
 
-def finish(search: Search, source: str, metadata: dict, images: np.ndarray, labels: np.ndarray, path: Path) -> int:
+def finish(search: Search, source: str, metadata: dict, arrays: tuple, path: Path) -> int:
     """Write the winner's config, and train it: on all training images, unless its schedule needs validation images."""
     winner, trials = search.ranking[0], len(search.final_results())
     config, scores = winner.trial.config, cli.format_mean_std(winner.scores)
@@ -133,7 +131,7 @@ def finish(search: Search, source: str, metadata: dict, images: np.ndarray, labe
     found = f"the best of {trials} trials ({search.config.method}), {scores} on validation images"
     with storage.atomic_write(file) as out:
         out.write(f"# From hp_search.py: {found}.\n{saved.to_toml()}".encode())
-    data_splits = split(config, images, labels)
+    data_splits = split(config, *arrays)
     try:
         _, exit_code = train(config, metadata, *data_splits, path, search.journal.resumed, RESUME_HINT)
     except storage.StorageError:  # the model or checkpoint there is damaged or another winner's: start again

@@ -29,9 +29,11 @@ INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(
 )  # purposes of a seed, each with a random stream of its own
 MAX_LOSS = 100.0  # a higher mean loss of an epoch counts as divergence; uniform guessing gives ln 10 = 2.3
 MAX_BATCH_LOSS = 100 * MAX_LOSS  # the same for a single batch
+UFUNC_BUFFER = 1024  # values; NumPy copies shorter rows through this buffer: for images, with 8192, 3 % of the time
 MAX_OUTPUT = 1e15  # of a network; its square can still be computed, for MSE
 EVAL_BATCH_SIZE = 1000  # images at a time at inference
 BN_STATS_IMAGES = 10_000  # random images that batch norm's statistics are recomputed on
+WINDOW, BLOCK = 60_000, 50  # images of a large file: mixed at a time; in a row, read together. See `shuffled`
 
 Augment = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]  # images, rng, progress -> augmented images
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -67,27 +69,59 @@ def pixel_mean_std(images: np.ndarray) -> tuple[float, float]:
     """Mean and std of all pixel values (0 to 255), exact: computed from the count of each of the 256 values."""
     counts = np.zeros(256, np.int64)
     for i in range(0, len(images), EVAL_BATCH_SIZE):
-        counts += np.bincount(images[i : i + EVAL_BATCH_SIZE].ravel(), minlength=256)
+        counts += np.bincount(np.asarray(images[i : i + EVAL_BATCH_SIZE]).ravel(), minlength=256)
     values = np.arange(256)
     mean = float(counts @ values / counts.sum())
     std = math.sqrt(counts @ (values - mean) ** 2 / counts.sum())
     return mean, std or 1.0
 
 
-def prefetch_augmented(
-    augment: Augment, images: np.ndarray, seed: int, epochs: range, total: int
-) -> Iterator[np.ndarray]:
-    """The augmented images of each epoch out of `total`, made in a thread while the epoch before is trained."""
+def shuffled(count: int, window: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """The numbers 0 to count - 1 in random order, `window` of them at a time (the last array may be shorter).
 
-    def augmented(epoch: int) -> np.ndarray:
-        return augment(images, spawn_rng(seed, AUGMENTATION, epoch), epoch / total)
+    If there are more than fit into a window, blocks of BLOCK consecutive numbers are shuffled, and then the numbers in
+    each window: so a window needs only a few parts of a file.
+    """
+    if count <= window:
+        yield rng.permutation(count)
+        return
+    starts = BLOCK * rng.permutation(math.ceil(count / BLOCK))
+    order = (starts[:, None] + np.arange(BLOCK)).ravel()
+    order = order[order < count]
+    for start in range(0, count, window):
+        yield rng.permutation(order[start : start + window])
 
+
+def epoch_windows(
+    images: np.ndarray, labels: np.ndarray, window: int, augment: Augment | None, seed: int, epoch: int, total: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each window of an epoch out of `total`: an array of images, the order to take them in, their labels."""
+    rng = spawn_rng(seed, AUGMENTATION, epoch)
+    for order in shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)):
+        source, targets = np.asarray(images), labels[order]
+        if augment:
+            rows = np.sort(order)
+            source, order = augment(source[rows], rng, epoch / total), np.searchsorted(rows, order)
+        elif window < len(images):  # touch every image, so that the file is read here, from its start to its end
+            source.reshape(-1).take(source[0].size * np.sort(order))
+        yield source, order, targets
+
+
+def split_batches(windows: Iterable[tuple], batch_size: int) -> Iterator[tuple]:
+    """The windows of `epoch_windows`, with the order and the labels of one batch at a time."""
+    for images, order, labels in windows:
+        for start in range(0, len(order), batch_size):
+            batch = slice(start, start + batch_size)
+            yield images, order[batch], labels[batch]
+
+
+def prefetch(items: Iterator) -> Iterator:
+    """The same items (not None), each made in a thread while the one before is used."""
     with ThreadPoolExecutor(1) as thread:
-        tasks = (thread.submit(augmented, epoch) for epoch in epochs)
-        upcoming = next(tasks, None)
-        while upcoming:
-            current, upcoming = upcoming, next(tasks, None)
-            yield current.result()
+        upcoming = thread.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = thread.submit(next, items, None)
+            yield item
 
 
 def sgd(
@@ -178,25 +212,27 @@ class Network:
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        label_smoothing: float = 0.0,
     ) -> tuple[float, np.ndarray]:
         """One step of SGD on one batch: uint8 (N, 28, 28) and integer labels (N,), each below `classes`.
 
-        Returns the mean loss of the batch, without the L2 term, and the logits (classes, N), both from before the
-        update. The logits are valid until the next call. DivergenceError if the loss is not finite, or too large.
+        Returns the mean loss of the batch, without L2 and label smoothing, and the logits (classes, N), both from
+        before the update. The logits are valid until the next call. DivergenceError if the loss is not finite, or too
+        large.
         """
         x = self.standardize(images)
         logits = self.forward(x, training=True)
         loss = self.loss.forward(logits, labels)
         if not loss < MAX_BATCH_LOSS:  # NaN fails this comparison too
             raise DivergenceError(f"the loss of a batch reached {loss:.4g} at a learning rate of {lr:.4g}: lower lr")
-        self.backward(self.loss.backward())
+        self.backward(self.loss.backward(label_smoothing))
         self.update(lr, momentum, weight_decay, nesterov)
         return loss, logits
 
     def standardize(self, images: np.ndarray) -> np.ndarray:
         """(pixel - mean) / std, as an array (*input_shape, N): the input of `forward`."""
         self.validate_images(images)
-        batch = images.reshape(len(images), -1)
+        batch = np.asarray(images).reshape(len(images), -1)
         if len(self.input_shape) == 1:  # BLAS takes the transpose of a C-ordered array without a copy
             x = self.buffer("x", batch.shape, self.dtype).T
         else:  # convolution needs the batch last in memory too
@@ -265,6 +301,7 @@ class Network:
         momentum: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 5e-4,
+        label_smoothing: float = 0.0,
         standardize: bool = True,
         augment: Augment | None = None,
         seed: int = 0,
@@ -275,21 +312,23 @@ class Network:
 
         Leave the loop with `break` to stop, or continue the iteration whenever you like.
 
-            images, labels            uint8 (N, 28, 28) and integers (N,)
+            images, labels            uint8 (N, 28, 28) and integers (N,); the images of a file larger than memory may
+                                      be a `data.formats.ImageFile`: they are shuffled as `shuffled` says
             validation                images and labels that are evaluated after every epoch
             epochs, batch_size        passes over the images; images in a step (the last batch may be smaller)
             lr, schedule              learning rate at the start; its factor over time, one of SCHEDULES
             momentum, nesterov        see `sgd`
             weight_decay              L2, of weights only
+            label_smoothing           probability that the targets give to all classes together, see `nn.losses`
             standardize               measure the pixel mean and std of `images`; if False, use pixel / 255
-            augment                   makes an augmented copy of the images, a new one for each epoch
+            augment                   makes an augmented copy of images, a new one for each epoch
             seed                      of the order of the images and of `augment`
             history                   records of an earlier `fit` with the same arguments, to resume after its last
                                       epoch; restore the parameters and the `velocity` first
             progress                  wraps the steps of an epoch, for a progress bar
 
-        A record has epoch, lr (of its first step), train_loss and train_accuracy (running means, without L2),
-        validation_loss and validation_accuracy if there is a validation set, and seconds.
+        A record has epoch, lr (of its first step), train_loss and train_accuracy (running means, without L2 and
+        label smoothing), validation_loss and validation_accuracy if there is a validation set, and seconds.
         DivergenceError if the loss is not finite, or above MAX_LOSS (mean of an epoch) or MAX_BATCH_LOSS.
         """
         history = list(history or [])
@@ -302,23 +341,26 @@ class Network:
         if not history:
             self.velocity = 0
         steps = math.ceil(len(images) / batch_size)
+        window = len(images) if isinstance(images, np.ndarray) else max(1, WINDOW // batch_size) * batch_size
         remaining = range(len(history), epochs)
-        epoch_images = itertools.repeat(images)
-        if augment:
-            epoch_images = prefetch_augmented(augment, images, seed, remaining, epochs)
+        windows = prefetch(
+            item for epoch in remaining for item in epoch_windows(images, labels, window, augment, seed, epoch, epochs)
+        )
         for epoch in remaining:
-            started, augmented = time.perf_counter(), next(epoch_images)
+            started = time.perf_counter()
             epoch_lr = lr * 0.5 ** count_accuracy_drops(history) if schedule == "plateau" else lr
             rates = [epoch_lr * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
-            order = spawn_rng(seed, ORDER, epoch).permutation(len(images))
+            batches = split_batches(itertools.islice(windows, math.ceil(len(images) / window)), batch_size)
+            step_settings = momentum, weight_decay, nesterov, label_smoothing
             with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, as an error
-                loss, accuracy = self._train_epoch(
-                    augmented, labels, order, batch_size, progress(rates), (momentum, weight_decay, nesterov)
-                )
-                if augment:  # a random subset, because data may be sorted by class
-                    self.update_bn_stats(images[order[:BN_STATS_IMAGES]])
+                np.setbufsize(UFUNC_BUFFER)  # until the end of this `with`
+                loss, accuracy = self._train_epoch(batches, progress(rates), step_settings)
+                if augment or not validation:  # a random subset, because data may be sorted by class
+                    order = next(shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)))
+                if augment:
+                    self.update_bn_stats(np.asarray(images)[order[:BN_STATS_IMAGES]])
                 # evaluate once more: the last step itself may have diverged
-                scores = self.evaluate(*(validation or (images[order[:batch_size]], labels[order[:batch_size]])))
+                scores = self.evaluate(*(validation or (a[order[:batch_size]] for a in (np.asarray(images), labels))))
             for value, limit in (loss, MAX_LOSS), (scores["loss"], MAX_LOSS if validation else MAX_BATCH_LOSS):
                 if not value < limit:  # NaN fails this comparison too
                     raise DivergenceError(f"the loss reached {value:.4g} in epoch {epoch + 1}: lower lr")
@@ -330,23 +372,16 @@ class Network:
             yield record
 
     def _train_epoch(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        order: np.ndarray,
-        batch_size: int,
-        rates: Iterable[float],
-        sgd_settings: tuple[float, float, bool],
+        self, batches: Iterable[tuple], rates: Iterable[float], step_settings: tuple[float, float, bool, float]
     ) -> tuple[float, float]:
-        """A `train_step` for each of the learning rates, over the images in `order`: mean loss and accuracy."""
-        labels = labels[order]
-        loss_sum, predicted = 0.0, np.empty(len(order), np.intp)
-        for step, lr in enumerate(rates):
-            batch = slice(step * batch_size, (step + 1) * batch_size)
-            loss, logits = self.train_step(self._gather(images, order[batch]), labels[batch], lr, *sgd_settings)
-            logits.argmax(axis=0, out=predicted[batch])
-            loss_sum += loss * logits.shape[1]
-        return loss_sum / len(order), float(np.mean(predicted == labels))
+        """A `train_step` for each batch (images, the indices of its own, its labels): mean loss and accuracy."""
+        loss_sum, correct, count = 0.0, 0, 0
+        for (images, index, labels), lr in zip(batches, rates, strict=True):
+            loss, logits = self.train_step(self._gather(images, index), labels, lr, *step_settings)
+            loss_sum += loss * len(labels)
+            correct += int(np.count_nonzero(logits.argmax(axis=0) == labels))
+            count += len(labels)
+        return loss_sum / count, correct / count
 
     def _gather(self, images: np.ndarray, index: np.ndarray) -> np.ndarray:
         """images[index], in a buffer."""

@@ -1,6 +1,15 @@
-"""Figures: arrays and dicts in, `matplotlib.figure.Figure` out. No pyplot, no window, no global state, no `Network`."""
+"""Figures: arrays and dicts in, `matplotlib.figure.Figure` out. No pyplot, no window, no global state, no `Network`.
 
+As a command, it compares trainings:  python plots.py models/a models/b-seed*
+
+    2 configs, 6 histories -> models/comparison.png
+"""
+
+import argparse
+import csv
 import math
+import re
+import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -14,8 +23,10 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 import storage
+from app import cli
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#555555"  # colour-blind safe (Okabe & Ito 2008)
+COLORS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # of the same authors
 SIGNED = "RdBu_r"  # colour map: red above zero, blue below
 STYLE = {
     "figure.dpi": 110,
@@ -79,6 +90,15 @@ def curves(history: Sequence[dict], best: int | None = None, title: str = "") ->
             style = {"color": color, "marker": ".", "label": label}
             loss.plot(epochs, [record[f"{split}_loss"] for record in history], **style)
             accuracy.plot(epochs, [100 * record[f"{split}_accuracy"] for record in history], **style)
+    for ax in loss, accuracy:
+        if best is not None:
+            ax.axvline(best, color=GREY, linestyle=":", linewidth=1.2, label=f"kept: epoch {best}")
+    label_curves(figure, loss, accuracy)
+    return figure
+
+
+def label_curves(figure: Figure, loss: Axes, accuracy: Axes, columns: int = 3) -> None:
+    """Add the scales, the names of the axes and the legend of `curves`."""
     loss.set(xlabel="epoch", ylabel="mean loss (without L2)", yscale="log")
     loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     loss.yaxis.set_major_formatter("{x:g}")
@@ -86,9 +106,32 @@ def curves(history: Sequence[dict], best: int | None = None, title: str = "") ->
     accuracy.set(xlabel="epoch", ylabel="accuracy (%)")
     for ax in loss, accuracy:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        if best is not None:
-            ax.axvline(best, color=GREY, linestyle=":", linewidth=1.2, label=f"kept: epoch {best}")
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
+@styled
+def comparison(runs: dict[str, Sequence[Sequence[dict]]], title: str = "") -> Figure:
+    """Loss and accuracy of several configs: name -> the history of each seed.
+
+    Solid lines are validation, dashed lines training; of several seeds the mean, in a band of +-std. (Of seeds that
+    were trained for different numbers of epochs, only the epochs that all have.)
+    """
+    figure, axes = new_figure(4.5, 3.9 + 0.1 * len(runs), 2, 2, title)
+    colors = COLORS if len(runs) <= len(COLORS) else colormaps["turbo"](np.linspace(0, 1, len(runs)))
+    for (name, histories), color in zip(runs.items(), colors, strict=False):
+        epochs = range(1, min(map(len, histories)) + 1)
+        splits = [split for split in ("validation", "train") if all(f"{split}_loss" in h[0] for h in histories)]
+        label = drawable(name) + (f" ({len(histories)} seeds)" if len(histories) > 1 else "")
+        for split, style in zip(splits, ["-", "--"] if len(splits) == 2 else ["--"], strict=True):
+            for ax, score, factor in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
+                values = [[factor * r[f"{split}_{score}"] for r in h[: len(epochs)]] for h in histories]
+                mean, std = np.mean(values, axis=0), np.std(values, axis=0, ddof=1) if len(values) > 1 else 0
+                ax.plot(epochs, mean, style, color=color, label=label, marker="." if len(epochs) == 1 else "")
+                if len(values) > 1:
+                    low = np.maximum(mean - std, mean / 10)  # the scale of the loss has no zero
+                    ax.fill_between(epochs, low, mean + std, color=color, alpha=0.2, linewidth=0)
+            label = "_"  # matplotlib leaves it out of the legend
+    label_curves(figure, *axes, columns=1 if max(map(len, runs)) > 30 else 2)
     return figure
 
 
@@ -234,3 +277,49 @@ def plot_probabilities(ax: Axes, probabilities: Sequence[float]) -> None:
     ax.tick_params(labelsize=8)
     ax.grid(axis="x", visible=False)
     ax.set_title(f"{best} ({100 * probabilities[best]:.1f}%)", fontsize=10)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The records in a history.csv. StorageError."""
+    try:
+        with path.open(newline="") as file:
+            history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        complete = {"train_loss", "train_accuracy"} <= history[0].keys()
+        if not complete or not np.isfinite([list(record.values()) for record in history]).all():
+            raise ValueError
+    except OSError as error:
+        raise storage.StorageError(f"cannot read {path}: {error.strerror}; train.py writes it") from None
+    except (ValueError, TypeError, LookupError, AttributeError, csv.Error):
+        raise storage.StorageError(f"{path} is damaged or not a history of train.py") from None
+    return history
+
+
+@cli.command
+def main(argv: list[str] | None = None) -> int:
+    """Draw the histories of several trainings in one figure."""
+    arguments = parser().parse_args(argv)
+    if arguments.out.suffix != ".png":
+        parser().error(f"--out must end in .png, not {arguments.out}")
+    folders = dict.fromkeys(path.with_suffix("") if path.suffix == ".npz" else path for path in arguments.models)
+    runs: dict[str, list] = {}
+    for folder in folders:
+        runs.setdefault(re.sub(r"-seed\d+$", "", str(folder)), []).append(read_history(folder / "history.csv"))
+    save(comparison(runs, "solid: validation, dashed: training"), arguments.out)
+    print(f"{len(runs)} configs, {len(folders)} histories -> {arguments.out}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = cli.Parser(prog="plots.py", description="Draw the histories of several trainings in one figure.")
+    text = (
+        "folders that train.py wrote, or the models beside them; NAME-seed0, NAME-seed1, ... become a mean and a band"
+    )
+    result.add_argument("models", type=Path, nargs="+", metavar="MODEL", help=text)
+    default = Path("models/comparison.png")
+    result.add_argument("--out", type=Path, default=default, help=f"the figure ({default})")
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

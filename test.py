@@ -104,7 +104,7 @@ def save_files(
     shown = wrong[:SHOWN]
     captions = [f"#{i}\ntrue {labels[i]}, predicted {predicted[i]}\nconfidence {confidence[i]:.1%}" for i in shown]
     head = f"{title}: misclassified images, {len(shown)} of {len(wrong)}, highest confidence first"
-    plots.save(plots.gallery(images[shown], captions, head), folder / f"mistakes{suffix}.png")
+    plots.save(plots.gallery(np.asarray(images)[shown], captions, head), folder / f"mistakes{suffix}.png")
 
 
 if __name__ == "__main__":

@@ -28,14 +28,15 @@ def main(argv: list[str] | None = None) -> int:
     config = Config.read(arguments.config, settings_from_flags(arguments))
     folder = Path(config.data_dir) if config.data_dir else None
     images, labels, dataset = data.load(config.dataset, "train", folder, cli.warn, cli.progress)
+    writers = data.load_writers(dataset, folder, cli.warn) if config.unseen_writers else None
     path = model_path(config.out, arguments.config.stem, dataset)
     metadata = {"dataset": dataset, "data": data.fingerprint(images, labels)}
     finished = {}
     for seed in range(config.seed, config.seed + config.repeat):
         out = path if config.repeat == 1 else path.with_stem(f"{path.stem}-seed{seed}")
         rng = spawn_rng(seed, SPLIT)
-        training, validation = data.train_validation_split(images, labels, config.validation, dataset, rng)
-        seeded = replace(config, seed=seed, dataset=dataset)
+        training, validation = data.train_validation_split(images, labels, config.validation, dataset, rng, writers)
+        seeded = replace(config, seed=seed, dataset=dataset, unseen_writers=writers is not None)
         result, exit_code = train(seeded, metadata, training, validation, out, arguments.resume)
         if exit_code:
             print(result_message({out: result}) if result else "no model was saved")

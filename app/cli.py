@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TextIO
 from tqdm import tqdm
 
 MAX_MESSAGE = 300  # characters of a message on stderr
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +34,23 @@ class Parser(argparse.ArgumentParser):
     def add_data_dir(self) -> None:
         """Add the flag --data-dir."""
         self.add_argument("--data-dir", type=Path, help="folder with MNIST's files ($MNIST_DIR, else data/raw)")
+
+
+def positive_int(text: str) -> int:
+    """An integer of at least 1, for the command line."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def blas_threads() -> str | None:
+    """The number of BLAS threads that the environment sets; Dask's nanny sets 1."""
+    return next((os.environ[name] for name in THREADS if name in os.environ), None)
 
 
 def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:

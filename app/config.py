@@ -81,9 +81,11 @@ class Config:
     momentum: float = setting(0.9, FRACTION, "momentum of SGD")
     nesterov: bool = setting(False, BOOL, "use Nesterov momentum")
     weight_decay: float = setting(5e-4, AT_LEAST_0, "L2 on the weights")
+    label_smoothing: float = setting(0.0, FRACTION, "probability that the targets give to all classes together")
     validation: float = setting(
         10_000, COUNT_OR_FRACTION, "training images used for validation, a number or a fraction"
     )
+    unseen_writers: bool = setting(False, BOOL, "use the images of other writers for validation (MNIST only)")
     augment: bool = setting(False, BOOL, "train on augmented images, new ones each epoch")
     rotate: float = setting(14, in_range(0, 180), "rotation by up to +-X degrees")
     scale: float = setting(0.15, in_range(0, 1), "width and height times a random factor from exp(-X) to exp(X)")
@@ -132,8 +134,10 @@ class Config:
     def ignored(self) -> dict[str, str]:
         """The settings that have no effect because of another setting, with the reason and the remedy."""
         replaced = dict.fromkeys(("hidden", "activation"), "together with layers: remove one of them")
-        unused = dict.fromkeys(AUGMENTATION, "without augment: set it too")
-        return (replaced if self.layers else {}) | ({} if self.augment else unused)
+        unused = {} if self.augment else dict.fromkeys(AUGMENTATION, "without augment: set it too")
+        if not self.validation:
+            unused["unseen_writers"] = "without validation images: set validation above 0"
+        return (replaced if self.layers else {}) | unused
 
     def reject_ignored(self, names: Iterable[str]) -> None:
         """ConfigError if one of these settings has no effect."""
@@ -170,7 +174,7 @@ class Config:
 
     def fit_settings(self) -> dict[str, Any]:
         """The arguments for `Network.fit`."""
-        names = "epochs batch_size lr schedule momentum nesterov weight_decay standardize seed".split()
+        names = "epochs batch_size lr schedule momentum nesterov weight_decay label_smoothing standardize seed".split()
         return {name: getattr(self, name) for name in names} | {"augment": self.distortion()}
 
 

@@ -5,7 +5,8 @@ Used by train.py for every seed, and by hp_search.py for the winner.
 
 import functools
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from network import DivergenceError, Network
 from nn.convolution import Conv2D
 from nn.layers import Dense
 
-MAX_CHECKPOINT_TEXT = 2**26  # bytes of its description; the record of an epoch takes about 200, so 300,000 epochs
+MAX_CHECKPOINT_TEXT = 2**26  # bytes of a checkpoint's description; an epoch takes about 200, so 300,000 epochs
+BUSY, WATCHED_SECONDS, WATCHED_STEPS = 0.75, 1.0, 30  # see `watch_load`
 SHOWN_IMAGES = 6  # in the figures of feature maps and augmented images
 COLUMNS = {  # of the table: title and format of each key of a record
     "epoch": ("epoch", "d"),
@@ -176,7 +178,10 @@ def train(
     print("  ".join(title for title, _ in columns.values()))
     for record in run.history:
         print(format_record(record, columns))
-    fit_settings = config.fit_settings() | {"history": run.history, "progress": cli.progress}
+    progress = cli.progress
+    if isinstance(training[0], np.ndarray):  # otherwise training may wait for the disk
+        progress = lambda steps: watch_load(cli.progress(steps))  # noqa: E731
+    fit_settings = config.fit_settings() | {"history": run.history, "progress": progress}
     exit_code, stopped = 0, False
     try:
         for record in network.fit(*training, validation, **fit_settings):
@@ -190,10 +195,36 @@ def train(
         exit_code = cli.fail(str(error), error.exit_code)
     if run.history:
         save_best(run, network, path, finished=not exit_code)
-        save_figures(network, config, run, folder, training[0][:SHOWN_IMAGES])
+        save_figures(network, config, run, folder, np.asarray(training[0][:SHOWN_IMAGES]))
     if not stopped:
         checkpoint.unlink(missing_ok=True)
     return network.metadata or None, exit_code
+
+
+def watch_load(steps: Iterable) -> Iterator:
+    """The steps of an epoch. If other programs keep the cores busy during the first ones, `warn_busy`.
+
+    On a quiet machine a thread that trains has a core all the time: it computes, or waits for the other BLAS threads
+    without giving up the core. Measured on two cores: 93 to 99 % of the time; beside another program, 44 to 69 %.
+    Our own thread that augments images takes a core too, but then this process uses nearly all cores.
+    """
+    clocks, started = (time.perf_counter, time.thread_time, time.process_time), None
+    for done, step in enumerate(steps):
+        if done == 0 and cli.blas_threads() is None and cli.cores() > 1:
+            started = [clock() for clock in clocks]
+        elif started and done >= WATCHED_STEPS and time.perf_counter() - started[0] > WATCHED_SECONDS:
+            seconds, thread, process = (clock() - start for clock, start in zip(clocks, started, strict=True))
+            if max(thread, process / cli.cores()) < BUSY * seconds:
+                warn_busy()
+            started = None
+        yield step
+
+
+@functools.cache  # once, also for several models
+def warn_busy() -> None:
+    """Tell the user what to do on a busy machine."""
+    cli.warn("other programs keep the cores busy, and BLAS threads that wait for each other then take many times as "
+             "long: stop with Ctrl-C, set OPENBLAS_NUM_THREADS=1, and train again")  # fmt: skip
 
 
 def save_best(run: Run, network: Network, path: Path, finished: bool) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from data import formats, mnist, synthetic
-from data.formats import DataError
+from data.formats import DataError, ImageFile
 
-__all__ = ["DataError", "fingerprint", "load", "train_validation_split"]
+__all__ = ["DataError", "ImageFile", "fingerprint", "load", "load_writers", "train_validation_split"]
 
+CHUNK = 10_000  # images read at a time
 NAMES = ("mnist", "synthetic", "auto")  # reserved: a file or folder with such a name is called NAME-files
 
 
@@ -22,8 +23,10 @@ def load(
     folder: Path | None = None,
     log: Callable[[str], None] | None = None,
     progress: formats.Progress = formats.no_progress,
-) -> tuple[np.ndarray, np.ndarray, str]:
+) -> tuple[np.ndarray | ImageFile, np.ndarray, str]:
     """Images uint8 (N, 28, 28), labels int64 (N,) and the name of the dataset; `split` is "train" or "test".
+
+    Images that are too large for memory are an `ImageFile`.
 
         dataset   "mnist"; "synthetic"; "auto": MNIST if it is in `folder` or can be downloaded, else synthetic, with a
                   warning; or the path of a file or folder that `formats.read` supports
@@ -50,21 +53,45 @@ def load(
     return *formats.read(Path(dataset), split, progress), f"{name}-files" if name.lower() in NAMES else name
 
 
-def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
+def load_writers(name: str, folder: Path | None, log: Callable[[str], None]) -> np.ndarray | None:
+    """The number of the writer of each training image of the dataset `name`, for `train_validation_split`.
+
+    None, with a warning, if they are not known: for other datasets than MNIST, or if no mirror has the file.
+    """
+    try:
+        if name == "mnist":
+            return mnist.load_writers(folder, log)
+        reason = f"those of {name} are not known"
+    except DataError as error:
+        reason = str(error)
+    log(f"WARNING: the usual validation images are used, not those of unseen writers: {reason}")
+    return None
+
+
+def fingerprint(images: np.ndarray | ImageFile, labels: np.ndarray) -> str:
     """SHA-256 of images and labels: runs with the same fingerprint used the same data."""
-    sha = hashlib.sha256(np.ascontiguousarray(images))
+    sha = hashlib.sha256()
+    for start in range(0, len(images), CHUNK):
+        sha.update(np.ascontiguousarray(images[start : start + CHUNK]))
     sha.update(np.ascontiguousarray(labels))
     return sha.hexdigest()
 
 
 def train_validation_split(
-    images: np.ndarray, labels: np.ndarray, validation: float, name: str, rng: np.random.Generator
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
+    images: np.ndarray | ImageFile,
+    labels: np.ndarray,
+    validation: float,
+    name: str,
+    rng: np.random.Generator,
+    writers: np.ndarray | None = None,
+) -> tuple[tuple, tuple | None]:
     """(training images, labels) and (validation images, labels), or None for the latter if `validation` is 0.
 
-    validation: a number of images, or a fraction below 1. Of MNIST and the synthetic digits, the last images are used
-    for validation, as usual; of other datasets, a random subset, in case they are sorted by class. DataError if no
-    images are left for one of the two.
+    validation: a number of images, or a fraction below 1. With `writers`, one for each image, validation uses all
+    images of random writers, until there are enough. Without: of MNIST and the synthetic digits the last images, as
+    usual, and of an `ImageFile`, to keep the variants of one image together; of other datasets a random subset, in case
+    they are sorted by class. DataError if no images are left for one of the two, or if the last images of a file have
+    not all its digits.
     """
     count = int(validation) if validation >= 1 else round(validation * len(images))
     if count >= len(images):
@@ -73,7 +100,16 @@ def train_validation_split(
         raise DataError(f"{validation} of {len(images)} training images is less than one: raise --validation, or use 0")
     if not count:
         return (images, labels), None
-    if name not in ("mnist", "synthetic"):
+    if writers is not None:
+        numbers, counts = np.unique(writers, return_counts=True)
+        order = rng.permutation(len(numbers))
+        chosen = order[: np.searchsorted(counts[order].cumsum(), count) + 1]
+        unseen = np.isin(writers, numbers[chosen])
+        return (images[~unseen], labels[~unseen]), (images[unseen], labels[unseen])
+    if isinstance(images, ImageFile):
+        if len(np.unique(labels[-count:])) < len(np.unique(labels)):
+            raise DataError(f"the last {count:,} images lack a digit: raise --validation, or shuffle {images.path}")
+    elif name not in ("mnist", "synthetic"):
         order = rng.permutation(len(images))
         images, labels = images[order], labels[order]
     return (images[:-count], labels[:-count]), (images[-count:], labels[-count:])

@@ -3,6 +3,7 @@
     python -m data.convert mnist mnist.npz           all of MNIST in one archive
     python -m data.convert mnist images/ --as png    one file for each image, in images/train/0/ to images/test/9/
     python -m data.convert my-digits/ my-digits.csv  one row for each image: label,784 pixel values
+    python -m data.convert mnist big --variants 100  each training image and 99 distorted variants of it: 4.7 GB
 
 SOURCE is what --dataset takes: mnist, synthetic, or the path of files in one of these formats. The conversion is exact,
 except to jpg, which changes pixel values slightly. Images that are not on black are not written as png or jpg, because
@@ -19,6 +20,7 @@ from pathlib import Path
 import data
 import storage
 from app import cli
+from app.config import Config
 from data import formats, mnist_pickle
 
 FOLDER_FORMATS = ("idx", "csv", "png", "jpg")
@@ -31,14 +33,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     extension = check_target(arguments)
     splits = read(arguments)
+    format, variants = extension or arguments.format or "idx", arguments.variants
+    if format != "idx" and any(isinstance(images, data.ImageFile) for images, _ in splits.values()):
+        raise data.DataError(f"{arguments.source} does not fit into memory: only --as idx can convert it")
     if extension:
         write_file(arguments.target, extension, splits)
     else:
         lock = arguments.target.with_name(f".{arguments.target.name}.lock")
         with storage.locked(lock, f"{arguments.target} is being written by another process"):
-            check_target(arguments)  # again: another process may have made it in the meantime
-            write_folder(arguments.target, arguments.format or "idx", splits)
-    counts = " and ".join(f"{len(labels):,} {split}" for split, (_, labels) in splits.items())
+            write_folder(arguments.target, format, splits, variants)
+    sizes = {split: len(labels) * (variants if split == "train" else 1) for split, (_, labels) in splits.items()}
+    counts = " and ".join(f"{size:,} {split}" for split, size in sizes.items())
     lossy = " (JPEG: not exactly the same)" if arguments.format == "jpg" else ""
     print(f"{counts} images: {arguments.source} -> {arguments.target}{lossy}")
     return 0
@@ -51,6 +56,8 @@ def parser() -> cli.Parser:
     result.add_argument("target", metavar="TARGET", type=Path, help="NAME.npz, NAME.pkl.gz, NAME.csv, or a new folder")
     result.add_argument("--as", dest="format", choices=FOLDER_FORMATS, help="format of the files in the folder (idx)")
     result.add_argument("--part", choices=["train", "test"], help="only the training or only the test images")
+    text = "images written for each training image: itself and distorted variants (idx, not gzipped) [1]"
+    result.add_argument("--variants", type=cli.positive_int, default=1, metavar="N", help=text)
     result.add_data_dir()
     return result
 
@@ -63,12 +70,19 @@ def check_target(arguments: argparse.Namespace) -> str:
         parser().error(f"{target} should end in {', '.join(FILE_FORMATS)}, or name a folder")
     if extension and arguments.format:
         parser().error(f"--as is for folders; {target.name} will be {FILE_FORMATS[extension]}, because of its name")
-    if target.exists() or target.is_symlink():
-        raise data.DataError(f"{target} exists: remove it, or choose another name")
+    if arguments.variants > 1 and (extension or arguments.format not in (None, "idx") or arguments.part == "test"):
+        parser().error("--variants is for training images and a folder of IDX files")
+    check_absent(target)
     inside = Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source))
     if inside and source not in data.NAMES:
         raise data.DataError(f"{target} is inside {source}: choose another folder")
     return extension
+
+
+def check_absent(target: Path) -> None:
+    """DataError if the target exists."""
+    if target.exists() or target.is_symlink():
+        raise data.DataError(f"{target} exists: remove it, or choose another name")
 
 
 def read(arguments: argparse.Namespace) -> formats.Splits:
@@ -102,14 +116,18 @@ def write_file(target: Path, extension: str, splits: formats.Splits) -> None:
             mnist_pickle.write(file, (images, labels), splits.get("test", (images[:0], labels[:0])))
 
 
-def write_folder(target: Path, format: str, splits: formats.Splits) -> None:
+def write_folder(target: Path, format: str, splits: formats.Splits, variants: int) -> None:
     """Write a folder, completely or not at all."""
+    check_absent(target)  # another process may have made it in the meantime
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
         for split, pair in splits.items():
-            if format == "idx":
+            if isinstance(pair[0], data.ImageFile) or (variants > 1 and split == "train"):
+                count, distort = variants if split == "train" else 1, Config(augment=True).distortion()
+                formats.write_variants(unfinished, split, *pair, count, distort, cli.progress)
+            elif format == "idx":
                 formats.write_idx(unfinished, split, *pair)
             elif format == "csv":
                 with (unfinished / f"{split}.csv").open("wb") as file:

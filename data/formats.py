@@ -10,6 +10,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -19,18 +20,49 @@ from PIL import Image
 import storage
 from data import mnist_pickle, photo
 
-MAX_BYTES = 2**30  # of a decompressed file
+MAX_BYTES = 2**30  # of a decompressed file; of images in IDX files, the most that is held in memory
 MAX_RATIO = 100  # a file of more than SMALL_BYTES, decompressed, is at most so many times as large as compressed
 SMALL_BYTES = 2**26  # (digits have a ratio of 5 to 25, and zeros of 1000: a small file must not fill the memory)
 CSV_ROWS = 2000  # read at a time
 MAX_CSV_LINE = 20_000  # characters
+VARIANTS = 5000  # written at a time
 MAX_BLANK_LINES = 1000  # one after the other, in CSV
 PICKLES, TABLES = (".pkl.gz", ".pkl", ".pickle"), (".csv", ".csv.gz")
 EXTENSIONS = (".npz", *PICKLES, *TABLES)
+GZIP = b"\x1f\x8b"  # the first bytes of such a file
 IDX_DIMENSIONS = {"images": 3, "labels": 1}
 
 Progress = Callable[[Iterable, str], Iterable]  # wraps a long loop, with a description
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # "train" and "test": images and labels
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """Images (N, height, width) in a file that is too large for memory. It has the length and slices of an array.
+
+    np.asarray maps the images into memory. What is read of them stays there as long as that array: so take a slice, use
+    it, and drop it.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    offset: int  # bytes before the first image
+    dtype, ndim = np.dtype(np.uint8), 3
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> "ImageFile":
+        rows = range(len(self))[part]
+        return replace(
+            self, shape=(len(rows), *self.shape[1:]), offset=self.offset + rows.start * math.prod(self.shape[1:])
+        )
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        try:
+            return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+        except ValueError:  # it would be longer than the file
+            raise DataError(f"{self.path} has become shorter while it was in use: write it again") from None
 
 
 class DataError(ValueError):
@@ -76,7 +108,9 @@ def has_splits(path: Path) -> bool:
     return not (path.name.endswith(TABLES) or (path.is_dir() and _class_folders(path)))
 
 
-def validate(images: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+def validate(
+    images: np.ndarray | ImageFile, labels: np.ndarray, name: str
+) -> tuple[np.ndarray | ImageFile, np.ndarray]:
     """Images as uint8 (N, 28, 28) and labels as int64 (N,). DataError if they cannot be that."""
     if images.shape[1:] in ((784,), (28, 28, 1)):
         images = images.reshape(-1, 28, 28)
@@ -137,7 +171,7 @@ def _read_file(path: Path, limit: int | None = None) -> bytes:
 
 def _first_bytes(content: bytes, count: int, name: str) -> bytes:
     """The first bytes, at most `count`, decompressed if they are gzip: no more are decompressed. DataError."""
-    if content[:2] != b"\x1f\x8b":
+    if content[:2] != GZIP:
         return content[:count]
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
@@ -149,13 +183,25 @@ def _first_bytes(content: bytes, count: int, name: str) -> bytes:
 # --- IDX --------------------------------------------------------------------------------------------------------------
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """The array in an IDX file, gzipped or not. No more is decompressed than the header says. DataError."""
-    content, name = _read_file(path), str(path)
+def read_idx(path: Path) -> np.ndarray | ImageFile:
+    """The array in an IDX file, gzipped or not; an `ImageFile` for images with more than MAX_BYTES. DataError.
+
+    No more is decompressed than the header says.
+    """
+    name, size = str(path), path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start[:2] != GZIP and size > MAX_BYTES and len(shape := _idx_shape(start, name)) == 3:
+        _check_idx_size(shape, size, name)
+        return ImageFile(path, shape, 16)
+    too_large = DataError(f"{path} is too large when decompressed, or damaged: if it is gzipped, unzip it")
+    if size > MAX_BYTES:
+        raise too_large
+    content = path.read_bytes()
     shape = _idx_shape(_first_bytes(content, 16, name), name)
     size = 4 + 4 * len(shape) + math.prod(shape)
     if size > _largest(len(content)):
-        raise DataError(f"{path} has {size:,} bytes, its header says: too large or damaged")
+        raise too_large
     return parse_idx(_first_bytes(content, size + 1, name), name)
 
 
@@ -165,13 +211,18 @@ def parse_idx(content: bytes, name: str) -> np.ndarray:
     LeCun, Cortes & Burges, "The MNIST database", 1998. DataError if it is not the file of images or labels.
     """
     shape = _idx_shape(content, name)
+    _check_idx_size(shape, len(content), name)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+
+
+def _check_idx_size(shape: tuple[int, ...], size: int, name: str) -> None:
+    """DataError unless an IDX file with this shape has `size` bytes."""
     header = 4 + 4 * len(shape)
-    if len(content) - header != math.prod(shape):
+    if size - header != math.prod(shape):
         raise DataError(
             f"{name} is cut short or damaged: its header says {math.prod(shape)} bytes of data, it has "
-            f"{len(content) - header}: remove it and download it again"
+            f"{size - header}: remove it and download it again"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 def _idx_shape(content: bytes, name: str) -> tuple[int, ...]:
@@ -186,11 +237,20 @@ def _idx_shape(content: bytes, name: str) -> tuple[int, ...]:
 
 def idx_bytes(array: np.ndarray) -> bytes:
     """The content of the IDX file of an array, as uint8."""
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+    return _idx_header(array.shape) + array.astype(np.uint8).tobytes()
+
+
+def _idx_header(shape: tuple[int, ...]) -> bytes:
+    return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
 
 
 def idx_names(split: str, kind: str) -> list[str]:
-    """The usual names of the IDX file of a split ("train", "test") and kind ("images", "labels"), MNIST's own first."""
+    """The usual names of the IDX file of a split ("train", "test") and kind ("images", "labels"), MNIST's own first.
+
+    The kind "writers" is QMNIST's file for the images of MNIST's split.
+    """
+    if kind == "writers":
+        return [f"qmnist-{split}-labels-idx2-int{suffix}" for suffix in (".gz", "")]
     prefixes = ("train",) if split == "train" else ("t10k", "test")
     endings = [f"{mark}idx{IDX_DIMENSIONS[kind]}-ubyte{suffix}" for mark in "-." for suffix in (".gz", "")]
     return [f"{prefix}-{kind}{ending}" for prefix in prefixes for ending in endings]
@@ -206,6 +266,30 @@ def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) 
     """Write two gzipped IDX files with MNIST's names."""
     for kind, array in ("images", images), ("labels", labels):
         (folder / idx_names(split, kind)[0]).write_bytes(gzip.compress(idx_bytes(array), 6, mtime=0))
+
+
+def write_variants(
+    folder: Path,
+    split: str,
+    images: np.ndarray | ImageFile,
+    labels: np.ndarray,
+    count: int,
+    distort: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+    progress: Progress = no_progress,
+) -> None:
+    """Write two IDX files, not gzipped: each image, followed by count - 1 distorted variants of it."""
+    images_file, labels_file = (folder / idx_names(split, kind)[1] for kind in IDX_DIMENSIONS)
+    labels_file.write_bytes(idx_bytes(np.repeat(labels, count)))
+    rng, step = np.random.default_rng(0), math.ceil(VARIANTS / count)
+    with images_file.open("wb") as file:
+        file.write(_idx_header((len(images) * count, *images.shape[1:])))
+        for start in progress(range(0, len(images), step), f"writing {split} images"):
+            originals = np.asarray(images[start : start + step])
+            chunk = originals
+            if count > 1:
+                chunk = distort(np.repeat(originals, count, axis=0), rng)
+                chunk[::count] = originals
+            file.write(chunk.data)
 
 
 # --- npz and pickle ---------------------------------------------------------------------------------------------------
@@ -275,7 +359,7 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
     images, labels, count, label_last = [], [], 0, False
     try:
         with path.open("rb") as file:
-            opened = gzip.open if file.read(2) == b"\x1f\x8b" else open
+            opened = gzip.open if file.read(2) == GZIP else open
         with opened(path, "rt", encoding="utf-8-sig") as file:
             lines = _lines(file)
             first = next(lines, "")

@@ -1,4 +1,4 @@
-"""MNIST: find its four files, verify them, download those that are missing.
+"""MNIST: find its four files, verify them, download those that are missing. QMNIST's file of the writers as well.
 
 A file is accepted if the SHA-256 of its decompressed content is MNIST's.
 """
@@ -28,11 +28,13 @@ DIGESTS = {  # SHA-256 of the decompressed files
     ("test", "images"): "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     ("test", "labels"): "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+WRITERS_DIGEST = "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5"
 MIRRORS = [  # a folder with the four files, or one npz with all arrays
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
 ]
+WRITERS_MIRRORS = ["https://raw.githubusercontent.com/facebookresearch/qmnist/master/"]
 READ_TIMEOUT = 10  # seconds without a byte from a mirror
 DOWNLOAD_TIMEOUT = 60  # seconds for one file, from the first step to the last byte; then the next mirror is tried
 MAX_BYTES = 2**25  # of a download; the largest file has 11.5 million
@@ -61,10 +63,19 @@ def load(
     return formats.validate(images, labels, str(folder))
 
 
+def load_writers(folder: Path | None = None, log: Callable[[str], None] = lambda message: None) -> np.ndarray:
+    """The number of the writer of each training image, integers (60000,). Yadav & Bottou 2019. DataError.
+
+    QMNIST's file has rows of eight int32: class, series, writer, five more.
+    """
+    content = fetch("train", "writers", folder or default_folder(), log)
+    return np.frombuffer(content, ">i4", offset=12).reshape(-1, 8)[:, 2].astype(np.int64)
+
+
 def read_verified(split: str, kind: str, path: Path) -> bytes:
     """The decompressed content of a file. DataError if it is not MNIST's."""
     content = formats.read_bytes(path, MAX_CONTENT)
-    if hashlib.sha256(content).hexdigest() != DIGESTS[split, kind]:
+    if hashlib.sha256(content).hexdigest() != _digest(split, kind):
         formats.parse_idx(content, str(path))  # a better error if it is cut short, or a web page
         raise DataError(
             f"{path} holds digits, but not MNIST's {split} {kind} (its SHA-256 differs): remove it, "
@@ -73,8 +84,12 @@ def read_verified(split: str, kind: str, path: Path) -> bytes:
     return content
 
 
+def _digest(split: str, kind: str) -> str:
+    return WRITERS_DIGEST if kind == "writers" else DIGESTS[split, kind]
+
+
 def fetch(split: str, kind: str, folder: Path, log: Callable[[str], None] = lambda message: None) -> bytes:
-    """The decompressed content of one of the four files, from `folder` or a mirror."""
+    """The decompressed content of one of the files, from `folder` or a mirror."""
     path = formats.find_idx(folder, split, kind)
     if path is None:
         return _download(split, kind, folder, log)
@@ -95,7 +110,7 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
     log(f"downloading MNIST's {split} {kind}: they are not in {folder}")
     mirrors_by_cause: dict[str, list[str]] = {}
     name = formats.idx_names(split, kind)[0]
-    for mirror in MIRRORS:
+    for mirror in WRITERS_MIRRORS if kind == "writers" else MIRRORS:
         try:
             if mirror.endswith(".npz"):
                 with storage.open_zip(_get(mirror)) as archive:
@@ -105,7 +120,7 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
             else:
                 compressed = _get(mirror + name)
                 content = formats.decompress(compressed, "its file", MAX_CONTENT)
-            if hashlib.sha256(content).hexdigest() != DIGESTS[split, kind]:
+            if hashlib.sha256(content).hexdigest() != _digest(split, kind):
                 raise DataError("it sent something that is not MNIST (its SHA-256 differs)")
         except Exception as error:  # any failure of a mirror: try the next one
             reason = error.reason if type(error) is urllib.error.URLError else error

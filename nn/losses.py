@@ -1,4 +1,8 @@
-"""Losses: the formula and its derivative with respect to the network's outputs, of shape (classes, N)."""
+"""Losses: the formula and its derivative with respect to the network's outputs, of shape (classes, N).
+
+With label smoothing e, `backward` replaces one_hot(label) by the target (1 - e) one_hot(label) + e / C, so that the
+network does not try to make the probability of a label 1 (Szegedy et al. 2016). `forward` is always without it.
+"""
 
 import numpy as np
 
@@ -24,11 +28,13 @@ class CrossEntropy:
         self.label_index = labels, np.arange(len(labels))
         return float(np.add.reduce(log_sum - shifted[self.label_index])) / len(labels)
 
-    def backward(self) -> np.ndarray:
+    def backward(self, label_smoothing: float = 0.0) -> np.ndarray:
         """dL/dlogits (C, N) for the batch of the last `forward`."""
         dz = self.buffer("dz", self.p.shape, self.p.dtype)
         np.copyto(dz, self.p)
-        dz[self.label_index] -= 1
+        dz[self.label_index] -= 1 - label_smoothing
+        if label_smoothing:
+            dz -= label_smoothing / len(dz)
         dz /= dz.shape[1]
         return dz
 
@@ -62,13 +68,19 @@ class MeanSquaredError:
         """The mean loss of a batch: outputs (C, N), integer labels (N,)."""
         self.error = self.buffer("error", outputs.shape, outputs.dtype)
         np.copyto(self.error, outputs)
-        self.error[labels, np.arange(len(labels))] -= 1
+        self.label_index = labels, np.arange(len(labels))
+        self.error[self.label_index] -= 1
         return 0.5 * float(np.vdot(self.error, self.error)) / len(labels)
 
-    def backward(self) -> np.ndarray:
+    def backward(self, label_smoothing: float = 0.0) -> np.ndarray:
         """dL/doutputs (C, N) for the batch of the last `forward`."""
         dz = self.buffer("dz", self.error.shape, self.error.dtype)
-        return np.divide(self.error, len(self.error[0]), out=dz)
+        np.copyto(dz, self.error)
+        if label_smoothing:
+            dz[self.label_index] += label_smoothing
+            dz -= label_smoothing / len(dz)
+        dz /= dz.shape[1]
+        return dz
 
 
 LOSSES = {"cross_entropy": CrossEntropy, "mse": MeanSquaredError}

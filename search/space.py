@@ -10,7 +10,7 @@ import numpy as np
 from app.config import Config, ConfigError, option_name, validate_field
 
 RANGE_KEYS = ("low", "high", "scale", "steps")
-FIXED = {"epochs", "validation", "seed", "dataset", "data_dir", "out", "repeat"}  # settings that cannot be searched
+FIXED = set("epochs validation unseen_writers seed dataset data_dir out repeat".split())  # cannot be searched
 
 
 @dataclass

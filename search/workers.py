@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from app.cli import THREADS, blas_threads
+
 WorkerPool = Iterator[Callable[..., Future]]
 MAX_ATTEMPTS = 3  # at a task whose worker dies
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 WORKER_TIMEOUT = 30  # seconds to wait for the first worker of a cluster
 
 
@@ -32,11 +33,6 @@ class WorkersError(RuntimeError):
     """There are no usable workers; the message says what to do."""
 
     exit_code = 1
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -150,11 +146,6 @@ def _work(pipe: Connection, paths: list[Path]) -> None:
             except Exception as error:
                 answer = None, error
             pipe.send(answer)
-
-
-def blas_threads() -> str | None:
-    """The number of BLAS threads that the environment sets; Dask's nanny sets 1."""
-    return next((os.environ[name] for name in THREADS if name in os.environ), None)
 
 
 @contextlib.contextmanager

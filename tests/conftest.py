@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from data import mnist, synthetic
-from data.formats import idx_bytes
+import network
+from data import formats, mnist, synthetic
+from data.formats import ImageFile, idx_bytes
 
 ROOT = Path(__file__).parent.parent
 if os.environ.get("MNIST_DIR"):  # tests work in folders of their own
@@ -58,6 +59,22 @@ def idx_folder(digits, tmp_path):
         (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images))
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
     return folder
+
+
+@pytest.fixture
+def image_file(digits, tmp_path):
+    """The 600 training images as a file that counts as too large for memory."""
+    path = tmp_path / "images"
+    path.write_bytes(idx_bytes(digits[0][0]))
+    return ImageFile(path, digits[0][0].shape, 16)
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Images of more than 50,000 bytes count as too large for memory, and are shuffled in windows of 150."""
+    monkeypatch.setattr(formats, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(network, "WINDOW", 170)
+    monkeypatch.setattr(network, "BLOCK", 8)
 
 
 def script(name: str):

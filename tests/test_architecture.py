@@ -63,3 +63,9 @@ def test_layers_that_do_not_fit(row, message):
     row = parse(row)
     with pytest.raises(ValueError, match=message):
         connect(row, input_shape(row))
+
+
+@pytest.mark.parametrize("shape", [(10**30, 1, 5), (28, 1, 1001), (28.0, 1, 28), (0, 1, 28)])
+def test_images_of_any_size_are_not_accepted(shape):
+    with pytest.raises(ValueError, match=r"(rows|columns) must be an integer from 1 to 1,000"):
+        connect(parse("conv 4 3"), shape)

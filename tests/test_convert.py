@@ -125,6 +125,23 @@ def test_train_and_test_read_any_format(run, convert, archive):
     assert code == 0 and "(files, 200 images)" in out
 
 
+def test_variants_and_files_larger_than_memory(convert, archive, digits, monkeypatch):
+    assert convert(archive, "big", "--as", "idx", "--variants", 3)[1].startswith("1,800 train and 200 test images")
+    assert names("big")[2:] == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"], "not gzipped"
+    monkeypatch.setattr(formats, "MAX_BYTES", 200_000)  # the test images have less
+    assert (data.load("big", "test")[0] == digits[1][0]).all(), "test images as they were"
+    images, labels, name = data.load("big", "train")
+    assert isinstance(images, data.ImageFile) and len(labels) == 1800 and name == "big"
+    assert convert("big", "copy")[0] == 0 and (np.asarray(data.load("copy", "train")[0]) == np.asarray(images)).all()
+    code, _, err = convert("big", "a.npz")
+    assert code == 1 and "only --as idx" in err and err.count("\n") == 1
+    for more in ["a.npz"], ["a", "--as", "png"], ["a", "--part", "test"]:
+        code, _, err = convert(archive, *more, "--variants", 2)
+        assert code == 2 and "--variants is for training images" in err
+    assert convert(archive, "a", "--variants", 0)[0] == 2
+    assert names(".") == ["big", "copy"]
+
+
 @pytest.mark.slow
 def test_the_command_runs_as_a_module(tmp_path, archive):
     command = [sys.executable, "-m", "data.convert", archive, tmp_path / "a.npz"]

@@ -24,18 +24,29 @@ def slow_convolution(x, W, b, stride, padding, dilation):
     return y + b[:, None, None]
 
 
-@pytest.mark.parametrize("case", range(40))
+@pytest.mark.parametrize("case", range(60))
 def test_convolution_equals_the_definition(case):
+    """And dx and dW are those of a sum that is linear in x and in W, and so known from other values of x and W."""
     rng = np.random.default_rng(case)
-    size, stride, dilation, filters, channels, n = (int(i) for i in rng.integers(1, 4, 6))
+    size, stride, dilation, filters, channels, n = (int(i) for i in rng.integers(1, [4, 5, 5, 4, 4, 4]))
     padding = int(rng.integers(0, 3))
-    rows, columns = (int(i) for i in rng.integers(dilation * (size - 1) + 1, 10, 2))
+    rows, columns = (int(i) for i in rng.integers(dilation * (size - 1) + 1, 12, 2))
     layer = ready(Conv2D(filters, size, stride, padding, dilation), (rows, channels, columns))
     x = rng.standard_normal((rows, channels, columns, n))
     y = layer.forward(x)
     assert y.shape[:3] == Conv2D(filters, size, stride, padding, dilation).connect(x.shape[:3])
     expected = slow_convolution(x, layer.params["W"], layer.params["b"], stride, padding, dilation)
     assert y == pytest.approx(expected, abs=1e-12)
+    dy = rng.standard_normal(y.shape)
+    dx = layer.backward(dy)
+    other_x, other_w = (rng.standard_normal(a.shape) for a in (x, layer.params["W"]))
+    for gradient, other, pair in (
+        (dx, other_x, (other_x, layer.params["W"])),
+        (layer.grads["W"], other_w, (x, other_w)),
+    ):
+        y = slow_convolution(*pair, np.zeros(filters), stride, padding, dilation)
+        assert (gradient * other).sum() == pytest.approx((dy * y).sum(), rel=1e-10, abs=1e-10)
+    assert layer.grads["b"] == pytest.approx(dy.sum(axis=(0, 2, 3)))
 
 
 @pytest.mark.parametrize("size, stride", [(2, 2), (3, 2), (2, 3), (1, 1), (17, 1)])

@@ -60,6 +60,21 @@ def test_fingerprint_depends_on_images_and_labels(digits):
     assert len({before, data.fingerprint(changed, y), data.fingerprint(x, y[::-1]), data.fingerprint(x[1:], y)}) == 4
 
 
+def test_the_fingerprint_of_a_file_is_that_of_its_images(digits, image_file, monkeypatch):
+    expected = data.fingerprint(*digits[0])
+    monkeypatch.setattr(data, "CHUNK", 70)
+    assert data.fingerprint(image_file, digits[0][1]) == data.fingerprint(*digits[0]) == expected
+
+
+def test_validation_images_of_a_file_are_its_last(digits, image_file):
+    (x, y), _ = digits
+    (a, b), (c, d) = data.train_validation_split(image_file, y, 100, "big", np.random.default_rng(0))
+    assert isinstance(a, data.ImageFile) and (np.asarray(a) == x[:500]).all() and (b == y[:500]).all()
+    assert (np.asarray(c) == x[500:]).all() and (d == y[500:]).all()
+    with pytest.raises(DataError, match="the last 100 images lack a digit"):
+        data.train_validation_split(image_file, np.sort(y), 100, "big", np.random.default_rng(0))
+
+
 def test_fractions_are_rounded():
     images, labels = np.zeros((19, 28, 28), np.uint8), np.zeros(19, np.int64)
     training, validation = data.train_validation_split(images, labels, 0.1, "mnist", np.random.default_rng(0))
@@ -79,3 +94,24 @@ def test_validation_split(digits):
     for count, message in (600, "600"), (0.0001, "less than one"):
         with pytest.raises(DataError, match=message):
             data.train_validation_split(x, y, count, "mnist", rng)
+
+
+def test_validation_on_unseen_writers(digits):
+    (x, y), _ = digits
+    writers = np.random.default_rng(3).choice([5, 7, 20, 21, 40, 90], len(x))
+    splits = [data.train_validation_split(x, y, 150, "mnist", np.random.default_rng(i), writers) for i in range(2)]
+    for training, validation in splits:
+        assert sum(map(len, (training[1], validation[1]))) == len(x)
+        by_image = {image.tobytes(): writer for image, writer in zip(x, writers, strict=True)}
+        seen, unseen = ({by_image[image.tobytes()] for image in split[0]} for split in (training, validation))
+        assert not seen & unseen and len(seen) == 6 - len(unseen)
+        sizes = [np.count_nonzero(writers == writer) for writer in unseen]
+        assert sum(sizes) == len(validation[0]) >= 150 > sum(sizes) - max(sizes)
+    assert len({np.sum(validation[0]) for _, validation in splits}) == 2, "each seed has its own split"
+
+
+def test_writers_are_known_for_mnist_only(tmp_path):
+    warnings = []
+    assert data.load_writers("synthetic", None, warnings.append) is None
+    assert data.load_writers("mnist", tmp_path, warnings.append) is None
+    assert "synthetic" in warnings[0] and "no mirror" in warnings[-1] and "usual" in warnings[-1]

@@ -13,6 +13,7 @@ from PIL import Image
 
 import data
 from data import DataError, formats, mnist_pickle, photo
+from data.augment import Distortion
 from data.formats import idx_bytes, idx_names, parse_idx
 
 
@@ -33,13 +34,19 @@ def test_files_that_are_too_large(tmp_path, digits, monkeypatch):
         for kind, array in ("images", x), ("labels", y):
             name = f"train-{kind}-idx{array.ndim}-ubyte{'' if compress is bytes else '.gz'}"
             (tmp_path / folder / name).write_bytes(compress(idx_bytes(array)))
-    names = ["a.npz", "a.csv", "plain", "gzip"]
-    for name in names:
-        assert len(formats.read(tmp_path / name, "train")[0]) == 600
+    messages = {"a.npz": "too large", "a.csv": "too many rows", "gzip": "if it is gzipped, unzip it"}
+    for name in [*messages, "plain"]:
+        assert isinstance(formats.read(tmp_path / name, "train")[0], np.ndarray)
     monkeypatch.setattr(formats, "MAX_BYTES", 600 * 784 - 1)
     monkeypatch.setattr(formats, "CSV_ROWS", 100)
-    for name in names:
-        with pytest.raises(DataError, match=r"too large|too many rows|MiB"):
+    for name, message in messages.items():
+        with pytest.raises(DataError, match=message):
+            formats.read(tmp_path / name, "train")
+    images, labels = formats.read(tmp_path / "plain", "train")
+    assert isinstance(images, formats.ImageFile) and (np.asarray(images) == x).all() and (labels == y).all()
+    monkeypatch.setattr(formats, "MAX_BYTES", 99)
+    for name in "gzip", "plain":  # even the labels; and the gzipped file itself
+        with pytest.raises(DataError, match="too large when decompressed"):
             formats.read(tmp_path / name, "train")
 
 
@@ -75,7 +82,7 @@ def test_gzip_and_npz_stop_at_what_their_headers_say(tmp_path):
 def test_a_header_that_says_too_much(tmp_path):
     for name, start in ("images-idx3", b"\0\0\x08\x03" + b"\x10" * 12), ("labels-idx1", b"\0\0\x08\x01\0\0\0\1"):
         (tmp_path / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(start))
-    with pytest.raises(DataError, match="too large or damaged"):
+    with pytest.raises(DataError, match="or damaged"):
         formats.read(tmp_path, "train")
 
 
@@ -119,6 +126,41 @@ def test_idx_both_ways(digits):
 def test_broken_idx(content, message):
     with pytest.raises(DataError, match=message):
         parse_idx(content, "x")
+
+
+def test_slices_of_an_image_file(tmp_path, digits, image_file):
+    x = digits[0][0]
+    for part in slice(3, 9), slice(None, -100), slice(-7, None), slice(590, 700), slice(9, 9):
+        assert len(image_file[part]) == len(x[part]) and image_file[part].shape == x[part].shape
+        assert image_file[part].dtype == np.uint8 and (
+            not len(x[part]) or (np.asarray(image_file[part]) == x[part]).all()
+        )
+    assert (np.asarray(image_file[100:][20:30]) == x[120:130]).all()
+    assert not np.asarray(image_file).flags.writeable
+
+
+def test_an_image_file_that_is_cut_short(tmp_path, digits, image_file, monkeypatch):
+    os.truncate(image_file.path, 10_000)
+    with pytest.raises(DataError, match="has become shorter"):
+        np.asarray(image_file)
+    monkeypatch.setattr(formats, "MAX_BYTES", 9000)
+    with pytest.raises(DataError, match="cut short or damaged"):
+        formats.read_idx(image_file.path)
+
+
+@pytest.mark.parametrize("count, at_a_time", [(3, 5000), (3, 7), (1, 7)])
+def test_variants_follow_their_image(tmp_path, digits, monkeypatch, count, at_a_time):
+    monkeypatch.setattr(formats, "VARIANTS", at_a_time)
+    (x, y), _ = digits
+    formats.write_variants(tmp_path, "train", x[:50], y[:50], count, Distortion(rotate=20))
+    images, labels = formats.read(tmp_path, "train")
+    assert (
+        len(images) == 50 * count and (images[::count] == x[:50]).all() and (labels == np.repeat(y[:50], count)).all()
+    )
+    for i in range(1, count):
+        assert ((images[i::count] != x[:50]).any(axis=(1, 2))).all(), "each is distorted"
+        correlation = np.corrcoef(images[i::count].mean(axis=0).ravel(), x[:50].mean(axis=0).ravel())[0, 1]
+        assert correlation > 0.9 and (images[i::count] != images[1::count]).any() == (i > 1)
 
 
 def test_the_first_idx_names_are_mnists():

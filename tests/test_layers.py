@@ -123,14 +123,17 @@ def test_the_memory_stays_the_one_that_was_given(make, shape, n):
 
 @pytest.mark.parametrize("make, shape, n", CASES)
 def test_buffers_fit_every_batch_size(make, shape, n):
-    """A large batch, then a small one, then the large one again: the same answers as a layer that saw only that one."""
+    """A large batch, then a small one, then large ones: the same answers as a layer that saw only that one."""
     layer = ready(make(), shape)
-    batches = [RNG.standard_normal((*shape, m)) for m in (8, 3, 8)]
-    for x in batches:
-        fresh = make()
-        fresh.connect(shape)
+    for m, training in (8, True), (3, False), (8, True), (8, False):
+        x = RNG.standard_normal((*shape, m))
+        fresh = ready(make(), shape)
         fresh.params, fresh.state = layer.params, layer.state
-        assert (layer.forward(x) == fresh.forward(x)).all()
+        y = layer.forward(x, training)
+        assert (y == fresh.forward(x, training)).all()
+        dy = RNG.standard_normal(y.shape)
+        assert (layer.backward(dy) == fresh.backward(dy)).all()
+        assert all((layer.grads[name] == fresh.grads[name]).all() for name in layer.grads)
 
 
 def test_need_dx_false_gives_the_same_parameter_gradients():

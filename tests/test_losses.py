@@ -14,13 +14,19 @@ RNG = np.random.default_rng(1)
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), MeanSquaredError()])
 @pytest.mark.parametrize("n", [1, 6])
-def test_loss_gradients(loss, n):
+@pytest.mark.parametrize("smoothing", [0, 0.2])
+def test_loss_gradients(loss, n, smoothing):
     z, labels = RNG.standard_normal((10, n)) * 3, RNG.integers(0, 10, n)
+
+    def smoothed() -> float:
+        """With the target (1 - e) one_hot + e / 10: for both losses, a sum over the classes plus a constant."""
+        of_all_classes = np.mean([loss.forward(z, np.full(n, label)) for label in range(10)])
+        return (1 - smoothing) * loss.forward(z, labels) + smoothing * of_all_classes
+
+    expected = slope(smoothed, z, direction := RNG.standard_normal(z.shape))
     loss.forward(z, labels)
-    dz, direction = loss.backward().copy(), RNG.standard_normal(z.shape)
-    assert (dz * direction).sum() == pytest.approx(
-        slope(lambda: loss.forward(z, labels), z, direction), rel=1e-7, abs=1e-7
-    )
+    dz = loss.backward(smoothing)
+    assert (dz * direction).sum() == pytest.approx(expected, rel=1e-7, abs=1e-7)
 
 
 def test_loss_values():

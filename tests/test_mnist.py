@@ -237,3 +237,19 @@ def test_mirrors_with_the_same_failure_are_named_together(tmp_path, monkeypatch)
     monkeypatch.setattr(mnist, "MIRRORS", ["http://127.0.0.1:9/a/", "http://127.0.0.1:9/b/"])
     with pytest.raises(mnist.NotFound, match=r"http://127.0.0.1:9/a/, http://127.0.0.1:9/b/: [^;]*refused\)"):
         mnist.load("train", tmp_path / "new")
+
+
+def test_writers(server, tmp_path, monkeypatch):
+    table = np.arange(24, dtype=">i4").reshape(3, 8)
+    content = bytes([0, 0, 12, 2]) + np.array(table.shape, ">i4").tobytes() + table.tobytes()
+    monkeypatch.setattr(mnist, "WRITERS_DIGEST", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(mnist, "WRITERS_MIRRORS", [f"{server.address}/good/"])
+    with pytest.raises(mnist.NotFound, match="404"):
+        mnist.load_writers(tmp_path)
+    path = tmp_path / "qmnist-train-labels-idx2-int.gz"
+    for stored in gzip.compress(content), content:
+        path.write_bytes(stored)
+        assert mnist.load_writers(tmp_path).tolist() == [2, 10, 18]
+    path.write_bytes(content[:-1] + b"x")
+    with pytest.raises(DataError, match="qmnist"):
+        mnist.load_writers(tmp_path)

@@ -254,6 +254,65 @@ def test_every_image_is_used_once_an_epoch(digits, batch_size, monkeypatch):
     assert (seen[:600] != seen[600:]).any() and (seen[:600] != np.arange(600)).any()
 
 
+def test_shuffled_is_a_permutation_of_blocks_and_windows(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 10)
+    (alone,) = module.shuffled(57, 57, np.random.default_rng(1))
+    assert (alone == np.random.default_rng(1).permutation(57)).all()
+    windows, again = (list(module.shuffled(1003, 200, np.random.default_rng(1))) for _ in range(2))
+    assert [len(window) for window in windows] == [200] * 5 + [3]
+    assert sorted(np.concatenate(windows)) == list(range(1003))
+    assert all((a == b).all() for a, b in zip(windows, again, strict=True))
+    for window in windows[:5]:
+        assert len(set(window // 10)) <= 22, "few parts of the file"
+        assert np.ptp(window) > 500 and (np.diff(window) == 1).mean() < 0.05, "from all of it, and mixed"
+    other = next(module.shuffled(1003, 200, np.random.default_rng(2)))
+    assert (other != windows[0]).any()
+
+
+@pytest.mark.parametrize("augment", [None, Distortion(5)])
+def test_a_file_that_fits_into_a_window_is_trained_like_an_array(digits, image_file, augment):
+    networks = []
+    for images in digits[0][0], image_file:
+        networks.append(small_cnn())
+        records(networks[-1], ((images, digits[0][1]), digits[1]), augment=augment, epochs=1)
+        list(networks[-1].fit(images, digits[0][1], augment=augment, epochs=1, lr=0.01))  # without validation
+    assert (flat(networks[0]) == flat(networks[1])).all()
+    for method in "predict", "predict_proba":
+        assert (getattr(networks[0], method)(image_file) == getattr(networks[0], method)(digits[0][0])).all()
+
+
+@pytest.mark.parametrize("augment", [None, Distortion(5)])
+def test_a_large_file_is_trained_in_windows_and_resumed(digits, image_file, large, monkeypatch, augment):
+    """Every image once an epoch, from parts of the file; stopped and resumed, it arrives at the same bits."""
+    whole, seen = small(), []
+    gather = whole._gather
+    monkeypatch.setattr(whole, "_gather", lambda *batch: seen.append(gather(*batch).copy()) or seen[-1])
+    settings = {"epochs": 3, "batch_size": 50, "lr": 0.05, "augment": augment}
+    data = (image_file, digits[0][1]), digits[1]
+    expected = records(whole, data, **settings)
+    images = np.concatenate(seen).reshape(3, 600, 784)
+    assert [len(batch) for batch in seen] == [50] * 36, "windows of 150 hold whole batches"
+    assert len({image.tobytes() for image in images[0]}) > 590 and (images[0] != images[1]).any()
+    if not augment:
+        for epoch in images:
+            assert sorted(image.tobytes() for image in epoch) == sorted(image.tobytes() for image in digits[0][0])
+    first, second = small(), small(seed=9)
+    history = [next(first.fit(*data[0], data[1], **settings))]
+    second.restore(first.snapshot())
+    second.velocity = first.velocity.copy()
+    history += records(second, data, **settings, history=history)
+    assert (flat(second) == flat(whole)).all() and expected[-1]["validation_accuracy"] > 0.4
+    assert [r["train_loss"] for r in history] == [r["train_loss"] for r in expected]
+
+
+def test_what_is_made_ahead_may_fail(digits):
+    def fail(images, rng, progress):
+        raise OSError("no disk")
+
+    with pytest.raises(OSError, match="no disk"):
+        records(small(), digits, augment=fail)
+
+
 def test_last_partial_batch_counts_by_its_size(digits):
     """With a vanishing lr the running loss and accuracy must equal those of the whole set."""
     (x, y), _ = digits

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import plots
+import storage
 
 RNG = np.random.default_rng(3)
 HISTORY = [{"epoch": e, "train_loss": 1 / e, "train_accuracy": 1 - 0.1 / e, "lr": 0.1} for e in (1, 2, 3)]
@@ -18,6 +19,7 @@ WEIGHTS = RNG.standard_normal((30, 28, 28)) * np.arange(1, 31)[:, None, None]
 PROBABILITIES = np.arange(10) / 45
 FIGURES = {  # arguments of every function that makes a figure, without the title
     plots.curves: (VALIDATED, 2),
+    plots.comparison: ({"a$_b": [VALIDATED, VALIDATED[:2]], "b": [HISTORY]},),
     plots.weight_grid: (WEIGHTS,),
     plots.image_grid: (IMAGES[:2], RNG.standard_normal((2, 3, 24, 24))),
     plots.pca: ({"initial": WEIGHTS.reshape(30, 784), "final": WEIGHTS.reshape(30, 784)},),
@@ -170,3 +172,72 @@ def test_predictions_show_photo_input_and_probabilities():
         assert bar_axes.get_title() == f"{(i - 1) % 10} (20.0%)" and bar_axes.get_ylim() == (0, 1)
     assert [ax.get_title() for ax in axes[0:9:3]] == ["..." + "a" * 21, "b", "c"]
     assert [ax.get_visible() for ax in axes] == [True] * 9 + [False] * 3
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def histories(tmp_path):
+    """Folders models/a-seed0, models/a-seed1 (of fewer epochs), and models/b, which has no validation."""
+    for name, history, factor in ("a-seed0", VALIDATED, 1), ("a-seed1", VALIDATED[:2], 3), ("b", HISTORY, 1):
+        history = [record | {"train_loss": factor * record["train_loss"]} for record in history]
+        storage.write_csv(tmp_path / "models" / name / "history.csv", history[0], history)
+    return ["models/a-seed0", "models/a-seed1/", "models/b.npz", "models/b"]
+
+
+def test_seeds_become_a_mean_and_a_band(run, histories, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append((figure, str(path))))
+    monkeypatch.setattr("tests.conftest.script", lambda name: plots)
+    assert run("plots", *histories) == (0, "2 configs, 3 histories -> models/comparison.png\n", "")
+    ((figure, path),) = drawn
+    loss, accuracy = figure.axes
+    validation, training, b = loss.lines
+    assert list(training.get_xdata()) == [1, 2] and list(training.get_ydata()) == [2, 1], "mean of 1, 1/2 and 3, 3/2"
+    assert list(validation.get_ydata()) == [2, 1] and list(b.get_ydata()) == [1, 1 / 2, 1 / 3]
+    assert [line.get_linestyle() for line in loss.lines] == ["-", "--", "--"]
+    assert training.get_color() == validation.get_color() != b.get_color()
+    top = loss.collections[1].get_paths()[0].vertices[:, 1].max()
+    assert top == pytest.approx(2 + 2**0.5) and len(loss.collections) == len(accuracy.collections) == 2
+    assert [text.get_text() for text in figure.legends[0].texts] == ["models/a (2 seeds)", "models/b"]
+    assert list(accuracy.lines[0].get_ydata()) == [50, 50] and path == "models/comparison.png"
+
+
+def test_many_configs_have_colors_of_their_own():
+    lines = plots.comparison({str(i): [HISTORY] for i in range(12)}).axes[0].lines
+    assert len({tuple(np.atleast_1d(line.get_color())) for line in lines}) == 12
+
+
+@pytest.mark.figures
+def test_the_command_writes_a_figure(run, histories, tmp_path):
+    assert run("plots", *histories, "--out", "deep/er/c.png")[:2] == (0, "2 configs, 3 histories -> deep/er/c.png\n")
+    with Image.open(tmp_path / "deep/er/c.png") as figure:
+        assert figure.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["models/none"], 1, "cannot read models/none/history.csv: No such file"),
+        (["models/b", "models/b/history.csv"], 1, "Not a directory"),
+        (["models/b", "--out", "a.txt"], 2, "--out must end in .png"),
+        (["models/b", "--out", "models.png/c.png"], 1, "models.png"),
+        ([], 2, "MODEL"),
+    ],
+)
+def test_what_the_command_refuses(run, histories, tmp_path, arguments, code, message):
+    (tmp_path / "models.png").touch()
+    got, out, err = run("plots", *arguments)
+    assert (got, out) == (code, "") and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"epoch\n1\n", b"train_loss,train_accuracy\n1,a\n", b"train_loss,train_accuracy\n1\n", b"\xff\0",
+                b"train_loss,train_accuracy\nnan,1\n", b"train_loss,train_accuracy\n1,1,1\n", b"a" * 200_000]
+)  # fmt: skip
+def test_a_damaged_history(run, histories, tmp_path, content):
+    (tmp_path / "models/b/history.csv").write_bytes(content)
+    code, _, err = run("plots", *histories)
+    assert code == 1 and "models/b/history.csv is damaged" in err and err.count("\n") == 1
+    assert not (tmp_path / "models/comparison.png").exists()

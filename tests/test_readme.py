@@ -1,7 +1,9 @@
 """Every command and every piece of code in README.md works."""
 
+import csv
 import re
 import shlex
+import statistics
 import textwrap
 
 import pytest
@@ -40,6 +42,25 @@ def test_the_code_in_docs_runs(monkeypatch):
     for page in PAGES:
         for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
             exec(code, {})
+
+
+def test_measured_text_is_what_was_measured():
+    """Tables and output between marks are those that the programs in tests/bench wrote last, also to their log."""
+    blocks = dict(re.findall(r"<!-- ([\w ]+) -->\n(.*?)\n<!-- /\1 -->", TEXTS, re.S))
+    logs = {log.stem: log.read_text().rstrip("\n") for log in (ROOT / "tests/bench/log").glob("*.md")}
+    assert blocks == logs and len(blocks) == TEXTS.count("<!-- /")
+
+
+def test_the_accuracy_table_is_that_of_its_seeds():
+    with (ROOT / "models/final/test_accuracy.csv").open(newline="") as file:
+        seeds = {config: [100 * float(accuracy) for accuracy in row if accuracy] for config, *row in csv.reader(file)
+                 if config != "recipe"}  # fmt: skip
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([\d.]+) ± ([\d.]+) % \| (\d) \|", README, re.M)
+    assert [row[0] for row in rows] == list(seeds)
+    for config, mean, std, count in rows:
+        assert statistics.mean(seeds[config]) == pytest.approx(float(mean), abs=0.006)
+        assert statistics.stdev(seeds[config]) == pytest.approx(float(std), abs=0.006)
+        assert len(seeds[config]) == int(count)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda path: path.name)

@@ -46,7 +46,7 @@ def test_twins(loss, nesterov):
 
 
 def test_twins_with_convolution():
-    """The same with convolution (stride, padding, dilation), pooling and batch normalisation; then in use."""
+    """With convolution (stride, padding, dilation), pooling, batch normalisation, label smoothing; then in use."""
     text = "conv 4 3 padding 1, batchnorm, relu, pool 2, conv 5 3 dilation 2 stride 2, pool 3 stride 1, relu, "
     row = parse(text + "dense 12, batchnorm, tanh")
     net = Network(row, dtype="float64")
@@ -77,11 +77,12 @@ def test_twins_with_convolution():
 
     for images, labels in zip(x, y, strict=True):
         optimiser.zero_grad()
-        their_loss = nn.functional.cross_entropy(twin(torch.from_numpy(images[:, None])), torch.from_numpy(labels))
-        their_loss.backward()
+        outputs, targets = twin(torch.from_numpy(images[:, None])), torch.from_numpy(labels)
+        their_loss = nn.functional.cross_entropy(outputs, targets)
+        nn.functional.cross_entropy(outputs, targets, label_smoothing=0.1).backward()
         optimiser.step()
         our_loss = net.loss.forward(net.forward(ours_takes(images), training=True), labels)
-        net.backward(net.loss.backward())
+        net.backward(net.loss.backward(label_smoothing=0.1))
         net.update(0.02, 0.9, 0.01)
         assert our_loss == pytest.approx(their_loss.item(), abs=1e-8)
     for ours, theirs in zip(net.parameters().values(), twin.parameters(), strict=True):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import network
 from network import Network
 
-from .conftest import ROOT
+from .conftest import ROOT, fast
 
 
 def test_train_prints_a_table_and_writes_everything(train, tmp_path):
@@ -51,6 +52,29 @@ def test_same_seed_same_bytes(train, tmp_path):
     assert a.read_bytes() == b.read_bytes()
     a, c = (Network.load(path).parameters()["0.W"] for path in (a, c))
     assert (a != c).mean() > 0.9
+
+
+def test_images_larger_than_memory(run, large, idx_folder, tmp_path):
+    """Trained, stopped, resumed and tested: the same bytes, from a file that is never held whole."""
+    flags = ["--dataset", idx_folder, *fast("--epochs", 2)]
+    assert run("train", *flags, "--out", "whole")[0] == 0
+    original, left = network.Network._train_epoch, [1]
+
+    def stop(*arguments):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network.Network, "_train_epoch", stop)
+        assert run("train", *flags, "--out", "m")[0] == 130
+    assert run("train", *flags, "--out", "m", "--resume")[0] == 0
+    assert (tmp_path / "m.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    code, out, err = run("test", "--model", "m.npz", "--dataset", idx_folder)
+    assert code == 0 and err == "" and "(idx, 200 images)" in out
+    code, _, err = run("hp_search", "--dataset", idx_folder, "--out", "s")
+    assert code == 1 and err.count("\n") == 1 and "search on a part" in err
 
 
 def test_the_seed_reaches_everything_random(train, monkeypatch, archive):

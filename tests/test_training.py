@@ -330,6 +330,43 @@ def test_a_checkpoint_restores_all(stopped, tmp_path):
     assert all((a == network.arrays()[name]).all() for name, a in fresh.arrays().items())
 
 
+@pytest.mark.parametrize(
+    "thread, process, steps, threads, warned",
+    [
+        (0.97, 1.9, 100, None, False),  # quiet
+        (0.6, 1.2, 100, None, True),
+        (0.5, 1.8, 100, None, False),  # our own augmentation takes the other core
+        (0.6, 1.2, 100, "1", False),  # what the hint says has been done
+        (0.6, 1.2, 20, None, False),  # too short to tell
+    ],
+)
+def test_a_busy_machine_is_noticed(capsys, monkeypatch, thread, process, steps, threads, warned):
+    """With clocks on which every step takes 50 ms, on two cores."""
+    now = [0.0]
+    for name, speed in ("perf_counter", 1), ("thread_time", thread), ("process_time", process):
+        monkeypatch.setattr(training.time, name, lambda speed=speed: speed * now[0])
+    monkeypatch.setattr(training.cli, "cores", lambda: 2)
+    monkeypatch.setattr(training.cli, "blas_threads", lambda: threads)
+    training.warn_busy.cache_clear()
+    done = []
+    for _ in range(3):  # epochs
+        for step in training.watch_load(range(steps)):
+            done.append(step)
+            now[0] += 0.05
+    err = capsys.readouterr().err
+    assert done == 3 * list(range(steps)) and err.count("\n") == warned, "once, or never"
+    assert ("set OPENBLAS_NUM_THREADS=1" in err and len(err) < 300) == warned
+
+
+def test_training_watches_the_load(train, monkeypatch, idx_folder, request):
+    """But not with a file larger than memory, where it may wait for the disk."""
+    watched = []
+    monkeypatch.setattr(training, "watch_load", lambda steps: watched.append(1) or steps)
+    assert train("--epochs", 2, "--out", "m")[0] == 0 and len(watched) == 2
+    request.getfixturevalue("large")
+    assert train("--epochs", 2, "--out", "n", "--dataset", idx_folder)[0] == 0 and len(watched) == 2
+
+
 def test_a_finished_model_without_scores_is_trained_again(train, tmp_path):
     train("--epochs", 2, "--out", "m.npz")
     whole = (tmp_path / "m.npz").read_bytes()

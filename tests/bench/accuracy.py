@@ -1,10 +1,11 @@
-"""Test accuracy of the configs, trained on all 60,000 images. Writes the tables of results in README.md.
+"""Test accuracy of the configs, trained on all 60,000 images: the tables of results and docs/accuracy_time.png.
 
-    python tests/bench/accuracy.py [CONFIG ...]
+    python tests/bench/accuracy.py [CONFIG ...]        only these; "none" writes the tables and the figure again
 
 The settings were chosen on validation images beforehand; the test images are read once, by test.py, at the end. Models
-are kept in models/final/ and not trained again; after a stop the same command continues. The accuracy of each seed is
-in models/final/test_accuracy.csv.
+are kept in models/final/ and not trained again; after a stop the same command continues. Each training takes one core,
+and there is one on every core (`taskset -c 0` leaves one). The accuracy of each seed is in
+models/final/test_accuracy.csv.
 """
 
 import csv
@@ -18,12 +19,26 @@ from tables import ROOT, machine, mean_std, read_rows, run, write_table
 
 sys.path.insert(0, str(ROOT))
 
+import plots
 from app.config import Config
 
 SHORT = ["softmax", "two_layer", "two_layer_searched", "three_layer", "mlp", "mlp_batchnorm", "cnn_dilated"]
-LONG = ["two_layer_elastic", "deep_elastic", "cnn"]  # two at a time, each on one BLAS thread: this takes less time
+LONG = ["two_layer_elastic", "deep_elastic", "cnn"]
 SEEDS, LONG_SEEDS = 5, 3
 HEADLINE = {"two_layer": "", "two_layer_elastic": "`models/best.npz`", "cnn": "`models/cnn.npz`"}
+PUBLISHED = [  # test accuracy of a single network, where it comes from, the config to compare
+    ("92.51 %", "softmax regression, Theano's tutorial", "softmax"),
+    ("85 %", "784-256-64-10, in public repositories", "three_layer"),
+    ("97.0 %", "784-256-128-10, the same", "mlp"),
+    ("97.1 to 97.3 %", "784-256-128-10 with batch norm, the same", "mlp_batchnorm"),
+    ("98.37 %", "784-1000-10, the same", "two_layer_searched"),
+    ("98.4 %", "800 hidden units, cross-entropy, Simard et al. 2003", "two_layer"),
+    ("97.0 to 97.6 %", "dilated convolution, in public repositories", "cnn_dilated"),
+    ("99.3 %", "800 hidden units, elastic distortion, Simard et al. 2003", "two_layer_elastic"),
+    ("99.65 %", "five hidden layers, elastic distortion, Ciresan et al. 2010", "deep_elastic"),
+    ("99.6 %", "convolution, elastic distortion, Simard et al. 2003", "cnn"),
+]
+LINES = {"softmax", "two_layer", "two_layer_elastic", "deep_elastic", "cnn"}  # configs whose PUBLISHED is in the figure
 ACCURACY_CSV = ROOT / "models" / "final" / "test_accuracy.csv"
 
 
@@ -35,8 +50,8 @@ def train(name: str) -> list[Path]:
     commands = (
         ["train.py", *flags, "--seed", str(seed), "--out", out] for seed, out in zip(seeds, models, strict=True)
     )
-    environment = os.environ | ({"OPENBLAS_NUM_THREADS": "1"} if name in LONG else {})
-    with ThreadPoolExecutor(2 if name in LONG else 1) as workers:
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
         list(workers.map(lambda command: run(*command, env=environment), commands))
     return models
 
@@ -60,14 +75,38 @@ def write_accuracies(name: str, accuracies: list[str]) -> None:
         writer.writerows([config, *table[config]] for config in [*SHORT, *LONG] if config in table)
 
 
+@plots.styled
+def draw(table: dict[str, list[str]]) -> None:
+    """Accuracy against the time of training, with published networks as lines. The scale is that of log(error)."""
+    figure, (ax,) = plots.new_figure(8.5, 5.2, title="one network each, trained on one core")
+    ticks = [90, 95, 98, 99, 99.5, 99.8]
+    for i, (name, (_, _, accuracy, _, time)) in enumerate(table.items(), 1):
+        error = 100 - float(accuracy.partition(" ")[0])
+        ax.scatter(float(time), error, 110, plots.BLUE, marker=f"${i}$", label=name, zorder=3)
+    for accuracy, source, config in PUBLISHED:
+        if config in LINES:
+            error = 100 - float(accuracy.removesuffix(" %"))
+            ax.axhline(error, color=plots.ORANGE, linestyle="--", linewidth=1)
+            side = {"va": "bottom" if "elastic" in config else "top"}  # where there is space
+            transform = ax.get_yaxis_transform()  # x: fraction of the axis, y: error
+            ax.text(0.01, error, f"{source}: {accuracy}", transform=transform, color=plots.ORANGE, fontsize=9, **side)
+    ax.set(xscale="log", yscale="log", xlabel="training time (s)", ylabel="test accuracy (%)", xlim=(1, 10_000))
+    ax.set_yticks([100 - tick for tick in ticks], ticks)
+    ax.set_ylim(12, 0.18)
+    ax.yaxis.set_minor_formatter("")
+    ax.legend(loc="lower right", fontsize=10)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    plots.save(figure, ROOT / "docs" / "accuracy_time.png")
+
+
 def main() -> None:
     """Train, test, and write the tables."""
-    unknown = {*sys.argv[1:]} - {*SHORT, *LONG}
+    unknown = {*sys.argv[1:]} - {*SHORT, *LONG, "none"}
     if unknown:
         sys.exit(f"no row for {', '.join(sorted(unknown))}: there are {', '.join([*SHORT, *LONG])}")
     header, *old = read_rows("accuracy")
     table = {row[0].strip("`"): row for row in old}
-    for name in sys.argv[1:] or [*SHORT, *LONG]:
+    for name in [] if sys.argv[1:] == ["none"] else sys.argv[1:] or [*SHORT, *LONG]:
         models = train(name)
         output = run("test.py", "--model", *models)
         print(f"{name}: {output.splitlines()[-1]}", flush=True)
@@ -77,8 +116,11 @@ def main() -> None:
         time = f"{min(map(seconds, models)):.0f}"
         table[name] = [f"`{name}`", title, f"{mean:.2f} ± {std:.2f} %", str(len(models)), time]
         write_table("accuracy", [header, *(table[n] for n in [*SHORT, *LONG] if n in table)], f"{machine()}.")
-        rows = [[*table[n][:3], table[n][4], shipped] for n, shipped in HEADLINE.items() if n in table]
-        write_table("headline", [["config", "network", "test accuracy", "seconds", "shipped as"], *rows])
+    rows = [[*table[n][:3], table[n][4], shipped] for n, shipped in HEADLINE.items() if n in table]
+    write_table("headline", [["config", "network", "test accuracy", "seconds", "shipped as"], *rows])
+    rows = [[source, accuracy, table[n][2], f"`{n}`"] for accuracy, source, n in PUBLISHED if n in table]
+    write_table("published", [["network", "published", "here", "config"], *rows])
+    draw(table)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The examples of output in README.md and the figures in docs/, made by the commands themselves.
 
-    python tests/bench/docs.py [train] [predict] [draw] [search]
+    python tests/bench/docs.py [train] [shipped] [predict] [draw] [search]
 
-train: `python train.py` and `python test.py`; predict: `python predict.py` on eight photos rendered from test images;
-draw: the drawing window; search: `python hp_search.py`. Everything runs in a temporary folder.
+train: `python train.py` and `python test.py`; shipped: `python test.py` on the models of the repository; predict:
+`python predict.py` on eight photos rendered from test images; draw: the drawing window; search: `python hp_search.py`.
+Everything runs in a temporary folder.
 """
 
 import itertools
@@ -65,6 +66,16 @@ def train() -> None:
         shutil.copy(f"models/two_layer/{name}.png", ROOT / "docs")
 
 
+def shipped() -> None:
+    """The accuracy of the shipped models. (Their figures are written too, in the temporary folder.)"""
+    shutil.copytree(ROOT / "models", "models", ignore=lambda *_: ["final"])
+    models = "models/best.npz", "models/cnn.npz"
+    lines = [
+        f"$ python test.py --model {m} | tail -1\n{run(f'python test.py --model {m}').splitlines()[-1]}" for m in models
+    ]
+    write_block("shipped", "\n".join(["```text", *lines, "```"]))
+
+
 def predict() -> None:
     """Eight photos and the predictions."""
     images, _ = mnist.load("test")
@@ -99,7 +110,7 @@ def main() -> None:
     """Make the examples that are named, or all."""
     if "MNIST_DIR" in ENVIRONMENT:
         os.environ["MNIST_DIR"] = ENVIRONMENT["MNIST_DIR"] = str(Path(ENVIRONMENT["MNIST_DIR"]).resolve())
-    examples = {"train": train, "predict": predict, "draw": draw, "search": search}
+    examples = {"train": train, "shipped": shipped, "predict": predict, "draw": draw, "search": search}
     for name in sys.argv[1:] or examples:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)

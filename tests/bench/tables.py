@@ -1,4 +1,7 @@
-"""Put measured tables and output into README.md and docs/*.md, so that no number there is typed by hand."""
+"""Put measured tables and output into README.md and docs/*.md, so that no number there is typed by hand.
+
+What was written is kept in tests/bench/log/ too; tests/test_readme.py compares the pages with it.
+"""
 
 import platform
 import re
@@ -9,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
+LOG = ROOT / "tests" / "bench" / "log"
 
 
 def machine() -> str:
@@ -44,7 +48,9 @@ def read_rows(name: str) -> list[list[str]]:
 
 
 def write_block(name: str, text: str) -> None:
-    """Replace the text between the marks of `name`."""
+    """Replace the text between the marks of `name`, and write it to the log."""
+    LOG.mkdir(exist_ok=True)
+    (LOG / f"{name}.md").write_text(f"{text}\n")
     path = page(name)
     block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
     path.write_text(re.sub(rf"<!-- {name} -->.*<!-- /{name} -->", lambda _: block, path.read_text(), flags=re.S))
