@@ -1,5 +1,6 @@
 """Reading and writing digits: IDX (MNIST's own file format), npz, CSV, mnist.pkl.gz, class folders of image files."""
 
+import contextlib
 import gzip
 import io
 import itertools
@@ -290,19 +291,23 @@ def write_variants(
 def read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The arrays x_SPLIT and y_SPLIT of an npz archive. DataError."""
     names = f"x_{split}", f"y_{split}"
+    with _errors(path, "an npz archive"), storage.open_zip(_read_file(path)) as archive:
+        if not {f"{name}.npy" for name in names} <= set(archive.namelist()):
+            raise DataError(f"{path} has no {' and '.join(names)}: give its arrays these names")
+        images, labels = (read_member(archive, name) for name in names)
+    return images, labels
+
+
+@contextlib.contextmanager
+def _errors(path: Path, kind: str) -> Iterator[None]:
+    """Make a DataError of any exception: a damaged file raises many types."""
     try:
-        with storage.open_zip(_read_file(path)) as archive:
-            if not {f"{name}.npy" for name in names} <= set(archive.namelist()):
-                raise DataError(f"{path} has no {' and '.join(names)}: give its arrays these names")
-            images, labels = (read_member(archive, name) for name in names)
+        yield
     except DataError:
         raise
-    except (Exception, MemoryError) as error:  # a damaged archive raises many types of exceptions
+    except (Exception, MemoryError) as error:
         reason = " ".join(str(error)[:200].split()) or type(error).__name__
-        raise DataError(
-            f"{path} is damaged or not an npz archive ({reason}): remove it and download it again"
-        ) from None
-    return images, labels
+        raise DataError(f"{path} is damaged or not {kind} ({reason}): remove it and download it again") from None
 
 
 def read_member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -> np.ndarray:
@@ -314,12 +319,12 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -
         warnings.simplefilter("ignore")  # about files of Python 2
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("not an array of numbers")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if math.prod(shape) * dtype.itemsize > min(info.file_size, limit or MAX_BYTES, _largest(info.compress_size)):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        size = math.prod(shape) * dtype.itemsize
+        if not 0 <= size <= min(info.file_size, limit or MAX_BYTES, _largest(info.compress_size)):
             raise ValueError("too large")
-    with archive.open(info) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return np.lib.format.read_array(file, allow_pickle=False)
+        content = file.read(size)
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
 def write_npz(file: IO[bytes], splits: Splits) -> None:
@@ -332,13 +337,8 @@ def write_npz(file: IO[bytes], splits: Splits) -> None:
 
 def read_pickle(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """From a pickled triple, see `mnist_pickle`. DataError."""
-    try:
+    with _errors(path, "a pickled triple of digits"):
         return mnist_pickle.read(read_bytes(path), split)
-    except DataError:
-        raise
-    except (Exception, MemoryError) as error:  # a damaged pickle raises many types of exceptions
-        reason = " ".join(str(error)[:200].split()) or type(error).__name__
-        raise DataError(f"{path} is damaged or not a pickled triple of digits ({reason})") from None
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------

@@ -67,13 +67,11 @@ def is_intact(result: dict) -> bool:
     """Whether a line of the file is a result that was not damaged; removes its checksum."""
     if result.pop("check", None) != checksum(result) or {key: type(value) for key, value in result.items()} != TYPES:
         return False
-    accuracies, losses, epochs = result["validation_accuracy"], result["validation_loss"], result["epochs"]
-    complete = len(accuracies) == epochs > 0 if result["status"] == "ok" else result["status"] in ("diverged", "failed")
-    return (
-        complete
-        and len(accuracies) == len(losses)
-        and all(map(is_finite_number, [*accuracies, *losses, result["seconds"]]))
-    )
+    accuracies, losses = result["validation_accuracy"], result["validation_loss"]
+    if result["status"] not in ("ok", "diverged", "failed") or len(accuracies) != len(losses):
+        return False
+    complete = result["status"] != "ok" or len(losses) == result["epochs"] > 0
+    return complete and all(map(is_finite_number, [*accuracies, *losses, result["seconds"]]))
 
 
 class Journal:

@@ -161,5 +161,6 @@ def test_two_conversions_into_one_folder(convert, archive, monkeypatch, tmp_path
     assert convert(archive, "a")[0] == 0
     code, _, err = errors[0]
     assert code == 1 and err == "convert.py: a is being written by another process\n" and names(".") == ["a"]
-    monkeypatch.setattr("data.convert.check_target", lambda _: "")
-    assert convert(archive, "a")[2] == "convert.py: a exists: remove it, or choose another name\n"
+    (tmp_path / "a").rename(tmp_path / "other")
+    monkeypatch.setattr(data, "load", lambda *a, **o: (tmp_path / "a").mkdir() or (np.zeros((1, 28, 28), np.uint8), []))
+    assert convert(archive, "a", "--part", "test")[2] == "convert.py: a exists: remove it, or choose another name\n"
