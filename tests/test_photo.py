@@ -4,6 +4,7 @@ import logging
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from data import photo, synthetic
 from data.photo import PhotoError, connected_components, digit, is_prepared, prepare
 
 SIZE = 280
+PREPARED = Path(__file__).parent / "prepared.npz"
 
 
 @pytest.fixture(scope="module")
@@ -335,3 +337,22 @@ def test_libraries_print_nothing(tmp_path, photos, capfd, monkeypatch):
         with pytest.raises(PhotoError):
             digit(tmp_path / "a.tif")
     assert capfd.readouterr() == ("", "")
+
+
+def prepared_kinds():
+    """What `prepare` makes of five synthetic digits, rendered as 16 kinds of photos: uint8 (16, 5, 28, 28)."""
+    from tests.bench import photos as bench
+
+    digits, _ = synthetic.render(5, np.random.default_rng(5))
+    return np.array([[bench.prepared(kind, image, i) for i, image in enumerate(digits)] for kind in bench.KINDS])
+
+
+def test_the_steps_as_a_whole_have_not_changed():
+    """Against the stored result. After a change on purpose: python -c "from tests.test_photo import *; store()"."""
+    with np.load(PREPARED) as file:
+        difference = np.abs(file["images"].astype(int) - prepared_kinds())
+    assert difference.mean(axis=(2, 3)).max() < 0.5, "grey levels of 255; versions of Pillow may round differently"
+
+
+def store():
+    np.savez_compressed(PREPARED, images=prepared_kinds())

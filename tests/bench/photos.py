@@ -21,7 +21,6 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
-from tables import write_table  # noqa: E402
 
 from data import mnist  # noqa: E402
 from data import photo as pipeline  # noqa: E402
@@ -154,6 +153,8 @@ def main() -> None:
             print(f"{kind:26}" + "".join(f"{100 * r[-1].mean():11.2f}%" for r in right), flush=True)
             table.append([kind, *(f"{100 * r[-1].mean():.2f} %" for r in right)])
     if arguments.write:
+        from tables import write_table  # late: the tests use this file too
+
         write_table("photos", table, f"Accuracy on {len(images):,} digits of each kind.")
     for path, s, r in zip(arguments.models, map(np.concatenate, sure), map(np.concatenate, right), strict=True):
         print(f"\n{path.stem}: threshold  below it  of those right  of the others right")
