@@ -26,6 +26,8 @@ def test_samples_and_bins_of_a_range_are_even_on_its_scale():
     assert min(samples) >= 0.001 and max(samples) <= 0.1 and len(set(samples)) > 300
     assert np.bincount([lr.bin_of(x) for x in samples]).min() > 150
     assert [lr.bin_of(x) for x in lr.values] == [0, 1, 2]
+    rotate = Dimension.read("rotate", {"low": 10, "high": 40, "steps": 3, "scale": "linear"})
+    assert [rotate.bin_of(x) for x in (10, 19, 21, 29, 31, 40)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_samples_and_bins_of_a_list():

@@ -414,3 +414,9 @@ def test_ctrl_c_while_zipfile_opens_a_member_is_not_lost(tmp_path, monkeypatch):
     assert caught.value.args == (143,) and not list(tmp_path.iterdir())
     kept[0].fp = None  # so that they are not closed again
     io.BufferedIOBase.close(kept[1])
+
+
+def test_a_description_without_json_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        storage.write(tmp_path / "a.npz", {"loss": float("nan")}, {})
+    assert not list(tmp_path.iterdir())
