@@ -31,6 +31,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, one_line(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
+    def parse_args(self, *arguments: Any) -> argparse.Namespace:
+        """As always, but `--flag --` is an error: argparse takes it for a flag with an empty list of values."""
+        result = super().parse_args(*arguments)
+        for action in self._actions:
+            if action.nargs is None and getattr(result, action.dest, None) == []:
+                self.error(f"argument {action.option_strings[0]}: expected one argument")
+        return result
+
     def add_data_dir(self) -> None:
         """Add the flag --data-dir."""
         self.add_argument("--data-dir", type=Path, help="folder with MNIST's files ($MNIST_DIR, else data/raw)")

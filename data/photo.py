@@ -22,7 +22,8 @@ from PIL import Image, ImageOps
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 100_000_000  # a photo with more is refused: it may be a decompression bomb
-MAX_MEMORY = 400_000_000  # bytes to decode a photo; one that needs more is refused too
+MAX_SIDE = 65_535  # pixels, of JPEG; Pillow needs much more memory for each row of a longer photo
+MAX_MEMORY = 290_000_000  # bytes to decode a photo; one that needs more is refused too
 DECODED_BYTES = {  # mode -> bytes per pixel to decode a photo that is then reduced, as measured
     "L": 1, "RGB": 4, "CMYK": 4, "I": 4, "F": 4, "RGBA": 8, "LA": 8
 }  # fmt: skip
@@ -121,7 +122,8 @@ def _open(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarra
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
                 image.draft(None, (2 * WORK_SIZE, 2 * WORK_SIZE))  # decode a large JPEG at a lower resolution
-                if image.width * image.height > MAX_PIXELS or _memory(image, width * height) > MAX_MEMORY:
+                too_many = image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE
+                if too_many or _memory(image, width * height) > MAX_MEMORY:
                     raise PhotoError(f"is too large ({width:,} x {height:,} pixels)")
                 with _silent_libraries():
                     return convert(image)
