@@ -25,10 +25,10 @@ MAX_PIXELS = 100_000_000  # a photo with more is refused: it may be a decompress
 MAX_SIDE = 65_535  # pixels, of JPEG; Pillow needs much more memory for each row of a longer photo
 MAX_MEMORY = 290_000_000  # bytes to decode a photo; one that needs more is refused too
 DECODED_BYTES = {  # mode -> bytes per pixel to decode a photo that is then reduced, as measured
-    "L": 1, "RGB": 4, "CMYK": 4, "I": 4, "F": 4, "RGBA": 8, "LA": 8
+    "1": 2, "L": 1, "RGB": 4, "CMYK": 4, "I": 4, "F": 4, "RGBA": 8, "LA": 8
 }  # fmt: skip
-WHOLE_BYTES = {  # the same if it is not reduced; 32 for other modes
-    "L": 4, "1": 7, "P": 7, "I;16": 10, "I;16B": 10, "RGB": 12, "CMYK": 16
+WHOLE_BYTES = {  # the same if it is not reduced, and for its copy in float32 that is scaled; 32 for other modes
+    "L": 9, "1": 9, "P": 9, "I;16": 10, "I;16B": 10, "RGB": 12, "CMYK": 16
 }  # fmt: skip
 WORK_SIZE = 400  # pixels: a photo is scaled so that its longer side has this length
 ILLUMINATION_SIZE = 64  # the same for the illumination, which varies slowly
@@ -176,7 +176,8 @@ def to_gray(image: Image.Image) -> np.ndarray:
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """A Pillow image in mode L or RGB, upright, without transparency; a large one is reduced, to save memory."""
     if _is_reduced(image):
-        exif, image = image.getexif(), image.reduce(min(image.size) // (2 * WORK_SIZE))
+        exif, levels = image.getexif(), image.convert("L") if image.mode == "1" else image
+        image = levels.reduce(min(image.size) // (2 * WORK_SIZE))
         image.info["exif"] = exif.tobytes()
     with contextlib.suppress(Exception):  # ignore damaged EXIF data
         image = ImageOps.exif_transpose(image)

@@ -46,14 +46,14 @@ def test_errors_about_arguments_are_one_short_line(run, argument):
     assert err.endswith("; see train.py --help\n")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 @pytest.mark.parametrize("words", [["--config", "--"], ["--lr", "--"], ["--lr", "--", "--"]])
 def test_a_flag_without_its_value(run, words):
     code, out, err = run("train", *words)
     assert (code, out) == (2, "") and err.count("\n") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_output_that_is_full_or_closed(archive, train, tmp_path):
     train("--epochs", 1, "--out", "m.npz")
     test = [sys.executable, ROOT / "test.py", "--model", tmp_path / "m.npz", "--dataset", archive]

@@ -248,6 +248,7 @@ def test_photos_that_need_too_much_memory(tmp_path):
     cases = [
         ("too large .9,999 x 9,999 pixels.$", 9999, 9999, 8, 6),
         ("too large .33,000,000 x 3 pixels.$", 33_000_000, 3, 8, 2),
+        ("too large .1,500 x 33,000 pixels.$", 1500, 33_000, 8, 0),
         ("too large .28 x 70,000 pixels.$", 28, 70_000, 8, 0),
         ("too large .7,000 x 7,000 pixels.$", 7000, 7000, 16, 0),
         ("damaged", 4000, 3000, 8, 2),
