@@ -54,10 +54,9 @@ class Run:
 
     def save(self, path: Path, network: Network) -> None:
         """Write run and network to a checkpoint."""
-        groups = {"now": network.arrays(), "first": self.after_epoch_1, "best": self.best}
-        arrays = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
         description = {"about": self.metadata, "history": self.history}
-        storage.write(path, description, arrays | {"velocity": network.velocity}, MAX_CHECKPOINT_TEXT)
+        arrays = checkpoint_arrays(network, self.after_epoch_1, self.best)
+        storage.write(path, description, arrays, MAX_CHECKPOINT_TEXT)
 
     def resume(self, path: Path, network: Network) -> None:
         """Restore run and network from a checkpoint. StorageError, and nothing is changed, if that is impossible."""
@@ -85,12 +84,17 @@ class DamagedError(ValueError):
     """What is wrong inside a checkpoint."""
 
 
+def checkpoint_arrays(network: Network, after_epoch_1: dict, best: dict) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint, by name: "now.0.W", "first.0.W", "best.0.W", ..., "velocity"."""
+    groups = {"now": network.arrays(), "first": after_epoch_1, "best": best}
+    arrays = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
+    return arrays | {"velocity": network.velocity}
+
+
 def check_arrays(arrays: dict[str, np.ndarray], network: Network) -> None:
     """DamagedError unless these are the arrays that `Run.save` writes for such a network, with finite values."""
     current = network.arrays()
-    groups = {"now": current, "first": {name: a for name, a in current.items() if name == "0.W"}, "best": current}
-    expected = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
-    expected["velocity"] = network.velocity
+    expected = checkpoint_arrays(network, {name: a for name, a in current.items() if name == "0.W"}, current)
     layout, wanted = ({name: (a.shape, a.dtype) for name, a in each.items()} for each in (arrays, expected))
     if layout != wanted:
         raise DamagedError("its arrays do not match the network")

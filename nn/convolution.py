@@ -73,8 +73,8 @@ class Conv2D(Layer):
             x[p:-p, :, p:-p] = unpadded
         x = self._group_rows("grouped x", x, self.dilation)
         im2col = self.buffer("im2col", (*x.shape[:3], k, self.out_width, n), x.dtype)
-        for j, columns in enumerate(self.columns):
-            im2col[:, :, :, j] = x[:, :, :, columns]
+        for j, columns_of_j in enumerate(self.columns):
+            im2col[:, :, :, j] = x[:, :, :, columns_of_j]
         im2col = im2col.reshape(*im2col.shape[:2], channels * k, -1)
         self.patches = [_stack_rows(im2col, h * self.stride, k) for h in range(self.out_height)]
         y = self.buffer("y", (self.out_height, self.filters, self.out_width * n), x.dtype)
