@@ -444,5 +444,6 @@ def write_class_folders(
     for i, image in enumerate(progress(images, "writing image files")):
         if not photo.has_black_border(image):
             raise DataError(f"image {i} is not on black, so it would be read as a photo: write npz, idx or csv")
-        options = {"quality": 95} if extension == ".jpg" else {}
-        Image.fromarray(image).save(folder / str(labels[i]) / f"{i:0{width}}{extension}", **options)
+        file = io.BytesIO()  # Pillow's JPEG encoder ignores it if the disk takes only a part of a file
+        Image.fromarray(image).save(file, "JPEG" if extension == ".jpg" else "PNG", quality=95)
+        (folder / str(labels[i]) / f"{i:0{width}}{extension}").write_bytes(file.getvalue())

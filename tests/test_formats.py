@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import resource
 import time
 import tracemalloc
 import zipfile
@@ -269,6 +270,17 @@ def test_csv_files_in_a_folder(tmp_path, digits):
 
 
 # --- class folders ----------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_takes_a_part_of_a_jpeg_file_is_an_error(tmp_path, digits):
+    images, labels = digits[0]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            formats.write_class_folders(tmp_path, ".jpg", images[:1], labels[:1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_photos_in_class_folders_are_prepared(tmp_path, digits):
