@@ -376,3 +376,12 @@ def test_a_wide_jpeg_keeps_its_height(tmp_path):
     """It is decoded at a lower resolution only if both of its sides allow it."""
     for size, shape in ((3300, 1000), (1000, 3300)), ((3400, 1700), (850, 1700)):
         assert photo.read(saved(tmp_path, Image.new("L", size), "a.jpg")).shape == shape
+
+
+def test_only_what_touches_the_border_is_left_out_as_a_line():
+    mask = np.zeros((40, 40), bool)
+    mask[12:30, 18:22] = mask[2:4, 12:24] = True  # a digit of two strokes
+    assert (photo.main_components(connected_components(mask)) == mask).all()
+    line = np.zeros_like(mask)
+    line[0, 5:30] = True
+    assert (photo.main_components(connected_components(mask | line)) == mask).all()

@@ -87,3 +87,10 @@ def test_time_and_accuracy_of_every_trial():
 def test_the_axis_has_at_most_nine_round_errors(low, high, ticks):
     errors, labels = _error_ticks(low, high)
     assert errors == pytest.approx(ticks) and labels == [f"{100 - tick:g}" for tick in ticks]
+
+
+def test_figures_have_no_title_by_default():
+    scores = [0.9, 0.98, 0.97, 0.95], [4] * 4
+    figures = heatmaps(BINS, *scores), marginals(BINS, *scores), learning_curves({1: {"a": [0.9]}}, "a")
+    for figure in (*figures, time_accuracy([1, 2, 3, 4], *scores, ["a"] * 4)):
+        assert not figure.get_suptitle()
