@@ -121,10 +121,3 @@ def test_wrong_results_with_the_right_checksum_are_refused(tmp_path, change):
     journal_of(tmp_path / "search.jsonl", {}, RESULT | change)
     with pytest.raises(SearchError, match="damaged"):
         Journal(tmp_path / "search.jsonl", {})
-
-
-def test_a_journal_that_is_refused_is_closed(tmp_path):
-    journal_of(tmp_path / "search.jsonl", {"method": "grid"}, RESULT)
-    with pytest.raises(SearchError, match="another method") as caught:  # which keeps the objects of its frames
-        Journal(tmp_path / "search.jsonl", {"method": "random"})
-    assert caught.tb and journal_of(tmp_path / "search.jsonl", {"method": "grid"}).resumed
