@@ -3,6 +3,8 @@
 import pytest
 
 from nn.architecture import connect, input_shape, mlp, parse
+from nn.convolution import Conv2D
+from nn.layers import Dense
 
 
 def names(row):
@@ -69,3 +71,8 @@ def test_layers_that_do_not_fit(row, message):
 def test_images_of_any_size_are_not_accepted(shape):
     with pytest.raises(ValueError, match=r"(rows|columns) must be an integer from 1 to 1,000"):
         connect(parse("conv 4 3"), shape)
+
+
+def test_he_is_the_default_initialisation():
+    row = parse("conv 4 3, relu")
+    assert [layer.init for layer in (row[0], row[-1], *mlp([])[:1], Dense(1), Conv2D(1, 1))] == ["he"] * 5

@@ -64,13 +64,14 @@ def test_pooling_equals_the_definition(size, stride):
     assert layer.backward(dy) == pytest.approx(dx), "each gradient goes to one pixel, the first of the largest"
 
 
-def test_convolution_starts_by_all_it_looks_at():
-    """The first weights of a filter are as wide as He et al. say for channels * k * k inputs."""
-    layer = Conv2D(200, 3, init="he")
+@pytest.mark.parametrize("init, fan", [("he", 8 * 9), ("xavier", 8 * 9 + 200 * 9)])
+def test_convolution_starts_by_all_it_looks_at(init, fan):
+    """As the papers say for channels * k * k inputs and, with xavier, filters * k * k outputs."""
+    layer = Conv2D(200, 3, init=init)
     layer.connect((9, 8, 9))
     layer.params = {name: np.empty(shape) for name, shape in layer.shapes.items()}
     layer.initialise(RNG)
-    assert layer.params["W"].std() == pytest.approx(math.sqrt(2 / (8 * 9)), rel=0.03)
+    assert layer.params["W"].std() == pytest.approx(math.sqrt(2 / fan), rel=0.03)
 
 
 def test_initialise_sets_the_bias_to_zero():
@@ -78,3 +79,9 @@ def test_initialise_sets_the_bias_to_zero():
     assert (layer.params["b"] != 0).any()
     layer.initialise(RNG)
     assert (layer.params["b"] == 0).all()
+
+
+@pytest.mark.parametrize("layer", [Conv2D(1, 1), MaxPool2D(1)])
+def test_vectors_are_refused(layer):
+    with pytest.raises(ValueError, match=r"takes images, not inputs of shape \(784,\)"):
+        layer.connect((784,))

@@ -64,3 +64,23 @@ def test_parameters_do_not_overlap():
     for i, a in enumerate(arrays):
         a[:] = i
     assert all((a == i).all() for i, a in enumerate(arrays))
+
+
+def test_a_larger_buffer_replaces_a_smaller_one():
+    buffer, dtype = Buffers(), np.dtype("float32")
+    small, other = buffer("a", (2, 3), dtype), buffer("b", (2, 3), dtype)
+    large = buffer("a", (4, 6), dtype)
+    assert not np.shares_memory(small, large) and np.shares_memory(buffer("a", (2, 3), dtype), large)
+    assert np.shares_memory(buffer("a", (6, 4), dtype), large), "of the same size: nothing is allocated"
+    assert buffer("b", (2, 3), dtype) is other
+
+
+def test_parameters_start_at_cache_lines_on_both_sides():
+    layers = [Dense(3), Dense(2)]
+    layers[0].connect((5,)), layers[1].connect((3,))
+    parameters, lengths = ParameterMemory(layers, np.dtype("float32")), set()
+    for _ in range(2):
+        assert all(a.ctypes.data % 64 == 0 for layer in layers for a in layer.params.values())
+        lengths.add(len(parameters.velocity))
+        parameters.multiply(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32))
+    assert len(lengths) == 1

@@ -1,5 +1,6 @@
 """The network as a whole: its step, its training, its file."""
 
+import inspect
 import itertools
 import math
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import network as module
+from app.config import Config
 from data.augment import Distortion
 from network import SCHEDULES, DivergenceError, Network, pixel_mean_std
 from nn import memory
@@ -463,6 +465,12 @@ def test_fit_does_nothing_before_it_is_iterated(digits):
     before = flat(net)
     net.fit(*digits[0])
     assert (flat(net) == before).all() and net.mean == 0
+
+
+def test_the_defaults_of_fit_are_those_of_the_config():
+    defaults = {name: p.default for name, p in inspect.signature(Network.fit).parameters.items()}
+    settings = Config().fit_settings()
+    assert settings == {name: defaults[name] for name in settings}
 
 
 def test_a_second_training_measures_its_own_images(digits):

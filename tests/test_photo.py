@@ -358,3 +358,30 @@ def test_the_steps_as_a_whole_have_not_changed():
 
 def store():
     np.savez_compressed(PREPARED, images=prepared_kinds())
+
+
+def test_the_border_has_each_pixel_of_the_edge_once():
+    array = np.arange(30).reshape(6, 5)
+    assert sorted(photo._border(array)) == sorted({*array[0], *array[-1], *array[:, 0], *array[:, -1]})
+    assert sorted(photo._border(array, 2)) == sorted(set(array.ravel()) - {12, 17})
+    assert list(photo._border_cycle(array[:3, :3])) == [0, 1, 2, 7, 12, 11, 10, 5], "clockwise"
+
+
+def test_the_brightest_pixel_of_mnists_form(expected):
+    image = np.minimum(expected[0], 200)
+    assert is_prepared(image) and not is_prepared(np.minimum(image, 199))
+
+
+def test_a_wide_jpeg_keeps_its_height(tmp_path):
+    """It is decoded at a lower resolution only if both of its sides allow it."""
+    for size, shape in ((3300, 1000), (1000, 3300)), ((3400, 1700), (850, 1700)):
+        assert photo.read(saved(tmp_path, Image.new("L", size), "a.jpg")).shape == shape
+
+
+def test_only_what_touches_the_border_is_left_out_as_a_line():
+    mask = np.zeros((40, 40), bool)
+    mask[12:30, 18:22] = mask[2:4, 12:24] = True  # a digit of two strokes
+    assert (photo.main_components(connected_components(mask)) == mask).all()
+    line = np.zeros_like(mask)
+    line[0, 5:30] = True
+    assert (photo.main_components(connected_components(mask | line)) == mask).all()

@@ -132,6 +132,7 @@ def test_a_failed_trial_is_reported_and_tried_again(tmp_path):
     search, results = run_search(config, tmp_path, Submit(broken))
     failed = {r["settings"]["lr"]: r["reason"] for r in results if r["status"] == "failed"}
     assert failed == {0.2: "MemoryError: no room"} and len(search.ranking) == 2
+    assert [r["seconds"] for r in results if r["status"] == "failed"] == [0]
     submit = Submit()
     search, _ = run_search(config, tmp_path, submit)
     assert search.ranking[0].trial.config.lr == 0.2 and len(submit.submitted) == 1
@@ -183,3 +184,14 @@ def test_a_stopped_search_cancels_what_is_pending(tmp_path):
         next(generator)
         generator.close()
     assert len(futures) == 15 and all(future.cancelled() for future in futures[1:])
+
+
+def test_the_largest_networks_are_trained_first(tmp_path):
+    sizes = []
+
+    def submit(config):
+        sizes.append(sum(config.hidden))
+        return completed(made_up, config)
+
+    run_search(SearchConfig("grid", recipe=SMALL, space=dimensions(hidden=[8, [64, 32], 4, 80])), tmp_path, submit)
+    assert sizes == [96, 80, 8, 4]

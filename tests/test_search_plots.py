@@ -1,10 +1,11 @@
 """The figures of a search: what they show is what they were given."""
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_hex
 
 from plots import BLUE, GREY, ORANGE
-from search.plots import heatmaps, learning_curves, marginals, time_accuracy
+from search.plots import _error_ticks, heatmaps, learning_curves, marginals, time_accuracy
 
 BINS = {"hidden": (["64", "128"], [0, 0, 1, 1]), "lr": (["0.01", "0.1"], [0, 1, 0, 1])}
 
@@ -32,6 +33,10 @@ def test_marginals_mark_the_best():
     assert np.allclose(hidden.lines[0].get_ydata(), [10, 2, np.nan, 5], equal_nan=True), "every trial"
     assert texts(hidden) == ["98.00\n2 epochs", "95.00"]
     assert hidden.yaxis_inverted() and hidden.get_yscale() == "log", "the best is at the top"
+    assert hidden.get_ylim() == pytest.approx((11, 2 / 1.1))
+    assert [label.get_text() for label in lr.get_xticklabels()] == ["0.01", "0.1"]
+    (legend,) = hidden.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["trial", "best trial of the value"]
 
 
 def test_learning_curves_show_each_rung_from_its_first_epoch():
@@ -67,3 +72,25 @@ def test_time_and_accuracy_of_every_trial():
     assert "stopped early" not in ax.get_xlabel()
     (ax,) = time_accuracy(range(1, 21), [0.9] * 20, [4] * 20, list(map(str, range(20)))).axes
     assert ax.get_legend() is None and {line.get_color() for line in ax.lines} == {BLUE}, "too many for a legend"
+
+
+@pytest.mark.parametrize(
+    "low, high, ticks",
+    [
+        (1, 2, [1, 1.2, 1.4, 1.6, 1.8, 2]),
+        (2, 9, [2, 2.5, 3, 3.5, 4, 5, 6, 7, 8]),
+        (1, 9, [1, 1.5, 2, 3, 4, 5, 7]),
+        (0.1, 20, [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]),
+        (0.01, 50, [0.01, 0.1, 1, 10]),
+    ],
+)
+def test_the_axis_has_at_most_nine_round_errors(low, high, ticks):
+    errors, labels = _error_ticks(low, high)
+    assert errors == pytest.approx(ticks) and labels == [f"{100 - tick:g}" for tick in ticks]
+
+
+def test_figures_have_no_title_by_default():
+    scores = [0.9, 0.98, 0.97, 0.95], [4] * 4
+    figures = heatmaps(BINS, *scores), marginals(BINS, *scores), learning_curves({1: {"a": [0.9]}}, "a")
+    for figure in (*figures, time_accuracy([1, 2, 3, 4], *scores, ["a"] * 4)):
+        assert not figure.get_suptitle()

@@ -30,6 +30,7 @@ def test_the_table_is_aligned(halving):
     search, results = halving
     widths = report.column_widths(search.config)
     assert list(widths) == ["trial", "seed", "epochs", "hidden", "lr", "weight-decay", "validation accuracy", "seconds"]
+    assert widths == {title: max(len(title), 8 if title in ("hidden", "lr") else 0) for title in widths}
     rows = [
         report.format_result(result, widths) for result in [*results, RESULT | {"settings": results[0]["settings"]}]
     ]

@@ -55,7 +55,7 @@ def journal_of(path, search, *results):
 
 
 def test_the_journal_keeps_what_is_done(tmp_path, monkeypatch):
-    path, synced = tmp_path / "m" / "search.jsonl", []
+    path, synced = tmp_path / "new" / "m" / "search.jsonl", []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(path.stat().st_size))
     journal = Journal(path, {"method": "grid"})
     journal.add(RESULT)
@@ -113,7 +113,8 @@ def test_no_changed_bit_goes_unnoticed(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [{"epochs": "1"}, {"validation_loss": []}, {"validation_loss": ["1"]}, {"validation_accuracy": [float("nan")]},
-     {"seconds": float("inf")}, {"status": "new"}, {"epochs": 2}, {"epochs": 0}, {"settings": []}, {"more": 1}],
+     {"seconds": float("inf")}, {"status": "new"}, {"epochs": 2}, {"epochs": 0},
+     {"epochs": 0, "validation_accuracy": [], "validation_loss": []}, {"settings": []}, {"more": 1}],
     ids=str,
 )  # fmt: skip
 def test_wrong_results_with_the_right_checksum_are_refused(tmp_path, change):

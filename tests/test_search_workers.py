@@ -7,14 +7,15 @@ import struct
 import subprocess
 import sys
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from search.workers import local_pool
+from search.workers import ProcessPool, WorkersError, dask_pool, local_pool
 
 from .conftest import ROOT
-from .search_helpers import is_gone
+from .search_helpers import completed, is_gone
 
 
 def total(a, b):
@@ -95,3 +96,93 @@ def test_workers_end_with_a_killed_process(seconds, tmp_path):
         stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert is_gone(process, 20) and process.communicate() == (None, "") and process.returncode == -9
+
+
+def test_a_task_is_tried_three_times(monkeypatch):
+    attempts = []
+
+    def dead(self):
+        attempts.append(self)
+        raise EOFError
+
+    monkeypatch.setattr(ProcessPool, "_pipe", dead)
+    with ProcessPool(1, []) as pool, pytest.raises(RuntimeError, match="died 3 times"):
+        pool.submit(total).result(60)
+    assert len(attempts) == 3
+
+
+def test_no_process_is_started_after_the_end():
+    pool = ProcessPool(1, [])
+    pool.shutdown()
+    with pytest.raises(EOFError):
+        pool._pipe()
+    assert not multiprocessing.active_children()
+
+
+class Cluster:
+    """In place of Dask's client: its only worker is this process."""
+
+    def __init__(self, address, timeout):
+        if "nobody" in address:
+            raise OSError("refused")
+        self.address = address
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def wait_for_workers(self, count, timeout):
+        assert count == 1 and timeout > 1
+        if "empty" in self.address:
+            raise TimeoutError
+
+    def run(self, function, *arguments):
+        if "elsewhere" in self.address:
+            raise ModuleNotFoundError("No module named 'app'")
+        return {"worker": function(*arguments)}
+
+    def get_executor(self, pure):
+        assert not pure, "equal tasks are all computed"
+        return SimpleNamespace(submit=lambda function, *arguments: completed(function, *arguments))
+
+    def scatter(self, arrays, broadcast):
+        return arrays
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=Cluster))
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+
+
+def first_folder():
+    return sys.path[0]
+
+
+def test_a_cluster_computes_with_the_arrays_in_the_folder_of_its_workers(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with dask_pool("tcp://here", [np.arange(3), np.ones(2)]) as submit:
+        assert submit(total).result() == ("ndarray", 5.0, "1", os.getpid())
+        with pytest.raises(TypeError):
+            submit(total, "one argument too many").result()
+    with dask_pool("tcp://here", []) as submit:
+        assert [submit(first_folder).result() for _ in range(2)] == [str(tmp_path)] * 2
+        assert sys.path.count(str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "address, threads, message",
+    [
+        ("tcp://nobody", "1", "no Dask scheduler at tcp://nobody .refused."),
+        ("tcp://empty", "1", "the scheduler has no workers: start some with `dask worker tcp://empty`"),
+        ("tcp://elsewhere", "1", "a worker has No module named 'app': start the workers in a checkout"),
+        ("tcp://here", "4", "a worker computes on several threads"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used(cluster, monkeypatch, address, threads, message):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
+    with pytest.raises(WorkersError, match=message), dask_pool(address, []):
+        pass

@@ -134,8 +134,11 @@ def test_members_that_could_unfold_without_end_are_not_opened(tmp_path):
 
 def test_sizes_are_limited(tmp_path, monkeypatch):
     archive(tmp_path / "x.npz", SOUND)
-    monkeypatch.setattr(storage, "MAX_BYTES", 10)
+    monkeypatch.setattr(storage, "MAX_BYTES", (tmp_path / "x.npz").stat().st_size // 2 - 1)
     assert "too large" in read_error(tmp_path / "x.npz")
+    monkeypatch.setattr(storage, "MAX_BYTES", EYE.nbytes)
+    storage.write(tmp_path / "y.npz", {}, {"a": EYE})
+    monkeypatch.setattr(storage, "MAX_BYTES", EYE.nbytes - 1)
     with pytest.raises(StorageError, match="larger than"):
         storage.write(tmp_path / "y.npz", {}, {"a": EYE})
 
@@ -420,3 +423,25 @@ def test_a_description_without_json_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         storage.write(tmp_path / "a.npz", {"loss": float("nan")}, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_all_missing_folders_are_made(tmp_path):
+    with storage.atomic_write(tmp_path / "a" / "b" / "c.txt") as file:
+        file.write(b"new")
+    with storage.locked(tmp_path / "d" / "e" / ".lock", "busy"):
+        assert (tmp_path / "d" / "e").is_dir()
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "new"
+
+
+def test_a_path_may_be_text(model):
+    assert storage.read(str(model), "model")[0]["format"] == 1
+
+
+@pytest.mark.parametrize("change", [{"compress_type": zipfile.ZIP_DEFLATED}, {"compress_size": 1}])
+def test_members_are_neither_compressed_nor_of_two_sizes(tmp_path, change):
+    archive(tmp_path / "x.npz", SOUND)
+    with zipfile.ZipFile(tmp_path / "x.npz") as file:
+        for name, value in change.items():
+            setattr(file.infolist()[1], name, value)
+        with pytest.raises(ValueError, match="compressed members"):
+            storage._list_members(file, 10**6, 10**6)
