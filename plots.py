@@ -20,6 +20,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 import storage
@@ -252,31 +253,52 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str = "", column
 
 
 @styled
-def predictions(
-    results: Sequence[tuple[str, np.ndarray, np.ndarray, Sequence[float]]], title: str = "", columns: int = 2
-) -> Figure:
-    """For each result the name, the photo (height, width, 3), the network's input (28, 28) and the probabilities."""
+def predictions(results: Sequence[tuple], title: str = "", columns: int = 2) -> Figure:
+    """For each photo: its name, the photo (height, width, 3), of each digit the network's input (28, 28), the
+    probabilities, and, unless there is only one, the box: left, top, right, bottom as fractions of the photo.
+    """
     figure, axes = new_figure(1.8, 1.8, 3 * len(results), 3 * min(columns, len(results) or 1), title)
-    for i, (name, photo, network_input, probabilities) in enumerate(results):
+    for i, (name, photo, inputs, probabilities, boxes) in enumerate(results):
         photo_axes, input_axes, bar_axes = axes[3 * i : 3 * i + 3]
         show_image(photo_axes, photo, interpolation="nearest" if max(photo.shape) < 100 else "antialiased")
+        (height, width), small = photo.shape[:2], len(boxes) > 12
+        for (left, top, right, bottom), each in zip(boxes, probabilities, strict=False):
+            corner = (width * left - 0.5, height * top - 0.5)
+            sides = width * (right - left), height * (bottom - top)
+            photo_axes.add_patch(Rectangle(corner, *sides, fill=False, ec=BLUE, linewidth=0.6 if small else 1))
+            photo_axes.text(*corner, int(np.argmax(each)), color=ORANGE, fontsize=5 if small else 8, weight="bold")
         name = name if len(name) <= 24 else f"...{name[-21:]}"
         photo_axes.set_title(drawable(name), fontsize=9, parse_math=False)
-        show_image(input_axes, network_input)
+        show_image(input_axes, montage(inputs))
         input_axes.set_title("network input", fontsize=9)
         plot_probabilities(bar_axes, probabilities)
     return figure
 
 
-def plot_probabilities(ax: Axes, probabilities: Sequence[float]) -> None:
-    """The probabilities of the ten digits as bars, the most likely one in another colour."""
-    best = int(np.argmax(probabilities))
-    ax.bar(range(10), probabilities, color=[ORANGE if digit == best else BLUE for digit in range(10)])
-    ax.set(ylim=(0, 1), xticks=range(10), yticks=[0, 0.5, 1])
+def montage(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images of one shape as one image: row by row, as many rows as columns or one less."""
+    columns = math.ceil(math.sqrt(len(images)))
+    missing = -len(images) % columns
+    grid = np.stack([*images, *[np.zeros_like(images[0])] * missing]).reshape(-1, columns, *images[0].shape)
+    return np.block([[*row] for row in grid])
+
+
+def plot_probabilities(ax: Axes, probabilities: Sequence[Sequence[float]]) -> None:
+    """The probabilities of the ten digits as bars, the most likely in another colour; or that of each of several."""
+    best = [int(np.argmax(each)) for each in probabilities]
+    if len(best) == 1:
+        bars, ticks = probabilities[0], range(10)
+        colors = [ORANGE if digit == best[0] else BLUE for digit in ticks]
+        ax.set_title(f"{best[0]} ({100 * max(bars):.1f}%)", fontsize=10)
+    else:
+        bars, ticks, colors = [max(each) for each in probabilities], best, ORANGE
+        ax.set_title(f"{len(best)} digits, lowest {100 * min(bars):.1f}%", fontsize=9)
+    ax.bar(range(len(bars)), bars, color=colors)
+    ax.set(ylim=(0, 1), yticks=[0, 0.5, 1])
+    ax.set_xticks(range(len(bars)), ticks) if len(bars) <= 12 else ax.set_xticks([])
     ax.set_ylabel("probability", fontsize=8)
     ax.tick_params(labelsize=8)
     ax.grid(axis="x", visible=False)
-    ax.set_title(f"{best} ({100 * probabilities[best]:.1f}%)", fontsize=10)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -3,15 +3,18 @@
     photo           digit  probability  runner-up  probability
     digits/me.jpg       7       0.9981          1       0.0012
     digits/you.png      4       0.5120          9       0.4410  unsure
-    2 photos: 2 read, 1 of them unsure (models/best.npz)
+    digits/phone.png   20 / 47  0.9913                          1 of 4 unsure
+    3 photos: 3 read, 6 digits, 2 of them unsure (models/best.npz)
 
-One digit per photo, in any size, colour, lighting and polarity. --show FILE.png saves a figure of what the network saw;
---draw opens a window to draw a digit in. With --labels the true label is taken from the folder (0/ to 9/), else from
-the first character of the file name, and the accuracy is printed.
+One or several digits per photo, in any size, colour, lighting and polarity. Of several it prints the digits in reading
+order, rows divided by " / ", and the lowest probability. --show FILE.png saves a figure of what the network saw; --draw
+opens a window to draw in. With --labels (one digit in each photo) the true label is taken from the folder (0/ to 9/),
+else from the first character of the file name, and the accuracy is printed.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -23,29 +26,32 @@ import numpy as np
 import storage
 from app import cli
 from app.models import SHIPPED, confusion_matrix, load_digit_classifier
-from data import photo
+from data import photo, segment
 from network import Network
 
-# Predictions with a lower probability are called unsure. On photos of 16 kinds, made of validation images, half of the
-# predictions below it were right, and 99.9 % of those above it (tests/bench/photos.py --split train --count 1000).
-CONFIDENCE_THRESHOLD = 0.9
+# A prediction is called unsure if p1 / (p1 + p2) is lower; p1 and p2 are the two largest probabilities. On photos of 16
+# kinds, made of validation images, half of the predictions below it were right, and 99.9 % of those above it
+# (tests/bench/photos.py --split train --count 1000). The higher one is for wide digits, which may be two that touch:
+# nine of ten such pairs are called unsure (tests/bench/digit_numbers.py --split train).
+CONFIDENCE_THRESHOLD, WIDE_THRESHOLD = 0.9, 0.999
 SHOWN = 24  # photos in the figure of --show
 MAX_NAME_WIDTH = 60  # characters of a file's name in the table
 TITLES = ["digit", "probability", "runner-up", "probability"]  # of the table
-COLUMNS = "file digit probability runner_up runner_up_probability unsure real error".split()  # of the CSV file
+BOX = "left top right bottom".split()  # fractions of the photo's width and height
+COLUMNS = ["file", "digit", "probability", "runner_up", "runner_up_probability", "unsure", "real", "error", "row", *BOX]
 PNG_SOFTWARE = "predict.py --show"
-OWN_HEADERS = {".csv": ",".join(COLUMNS).encode(), ".png": PNG_SOFTWARE.encode()}  # mark the files of earlier runs
+OWN_HEADERS = {".csv": ",".join(COLUMNS[:8]).encode(), ".png": PNG_SOFTWARE.encode()}  # mark the files of earlier runs
 
 
 @cli.command
 def main(argv: list[str] | None = None) -> int:
-    """Classify each photo, print its row, then write the files that were asked for."""
+    """Classify the digits of each photo, print its row, then write the files that were asked for."""
     arguments = parse_arguments(argv)
     network = load_digit_classifier(arguments.model)
     if arguments.draw:
         from app import drawing  # late: matplotlib is slow to import
 
-        drawing.open_window(lambda image: network.predict_proba(image[None])[0])
+        drawing.open_window(network.predict_proba)
         return 0
     results = classify_files(network, find_files(arguments.paths, arguments.show), arguments)
     if arguments.json:
@@ -55,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.csv:
         storage.write_csv(arguments.csv, COLUMNS, results)
     if arguments.show:
-        save_figure(results, arguments.show)
+        save_figure(results, arguments)
     return 1 if any("error" in result for result in results) else 0
 
 
@@ -64,7 +70,10 @@ def parser() -> cli.Parser:
     result = cli.Parser(prog="predict.py", description="Classify the digits in photos, scans or drawings.")
     result.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="photos, and folders of photos")
     result.add_argument("--model", type=Path, default=SHIPPED[0], help="a model file (models/best.npz)")
-    result.add_argument("--labels", action="store_true", help="print the accuracy; folder or file names are labels")
+    result.add_argument(
+        "--labels", action="store_true", help="print the accuracy; folder or file names are labels; implies --one"
+    )
+    result.add_argument("--one", action="store_true", help="read each photo as one digit, whatever it shows")
     result.add_argument("--csv", type=Path, metavar="FILE", help="write the predictions to a CSV file")
     result.add_argument("--json", action="store_true", help="print the predictions as JSON, with all ten probabilities")
     result.add_argument("--show", type=Path, metavar="FILE", help=f"save what the network saw (first {SHOWN}) as PNG")
@@ -121,40 +130,65 @@ def find_photos(path: Path, count: Callable[[int], object]) -> Iterator[tuple[Pa
 
 
 def classify_files(network: Network, files: dict[Path, str], arguments: argparse.Namespace) -> list[dict]:
-    """The result of each file, see `classify`; prints the table and the errors."""
+    """The results of all files, see `classify`; prints the table and the errors."""
     width = min(max(len(cli.printable(str(file))) for file in ["photo", *files]), MAX_NAME_WIDTH)
     if not arguments.json:
         print(f"{'photo':{width}}  {'  '.join(TITLES)}")
     results = []
     for file, error in cli.progress(files.items(), "classifying photos"):
-        result = {"file": str(file), "error": error} if error else classify(network, file, arguments.labels)
-        if "error" in result:
-            cli.warn(f"{file} {result['error']}")
+        found = [{"file": str(file), "error": error}] if error else classify(network, file, arguments)
+        if "error" in found[0]:
+            cli.warn(f"{file} {found[0]['error']}")
         elif not arguments.json:
-            cli.print_row(format_result(result, width))
-        results.append(result)
+            cli.print_row(format_row(found, width))
+        results += found
     return results
 
 
-def classify(network: Network, file: Path, labels: bool) -> dict:
-    """The prediction for one photo, with its true label if `labels`; or the error."""
+def find_digits(file: Path, arguments: argparse.Namespace) -> list[segment.Digit]:
+    """The digits in a photo. PhotoError if there is none."""
+    gray = photo.read(file)
+    one = arguments.one or arguments.labels
+    return [segment.Digit(photo.prepare(gray))] if one else segment.digits(gray)
+
+
+def classify(network: Network, file: Path, arguments: argparse.Namespace) -> list[dict]:
+    """The prediction for each digit in a photo, in reading order, with its true label if `labels`; or the error."""
     try:
-        image = photo.digit(file)
-        real = {"real": true_label(file)} if labels else {}
+        found = find_digits(file, arguments)
+        real = {"real": true_label(file)} if arguments.labels else {}
     except photo.PhotoError as error:
-        return {"file": str(file), "error": str(error)}
-    probabilities = network.predict_proba(image[None])[0]
-    second, first = np.argsort(probabilities, kind="stable")[-2:].tolist()
-    return {
-        "file": str(file),
-        "digit": first,
-        "probability": round(float(probabilities[first]), 6),
-        "runner_up": second,
-        "runner_up_probability": round(float(probabilities[second]), 6),
-        "unsure": bool(probabilities[first] < CONFIDENCE_THRESHOLD),
-        **real,
-        "probabilities": [round(float(p), 6) for p in probabilities],
-    }
+        return [{"file": str(file), "error": str(error)}]
+    results = []
+    for digit, probabilities in zip(found, network.predict_proba(np.stack([d.image for d in found])), strict=True):
+        second, first = np.argsort(probabilities, kind="stable")[-2:].tolist()
+        results.append(
+            {
+                "file": str(file),
+                "digit": first,
+                "probability": round(float(probabilities[first]), 6),
+                "runner_up": second,
+                "runner_up_probability": round(float(probabilities[second]), 6),
+                "unsure": is_unsure(probabilities, digit.wide),
+                **real,
+                "row": digit.row,
+                **dict(zip(BOX, digit.box, strict=True)),
+                "probabilities": [round(float(p), 6) for p in probabilities],
+            }
+        )
+    return results
+
+
+def is_unsure(probabilities: np.ndarray, wide: bool) -> bool:
+    """Whether the second digit is too likely beside the first one. (Label smoothing lowers all large probabilities.)"""
+    second, first = np.sort(probabilities)[-2:]
+    return bool(first / (first + second) < (WIDE_THRESHOLD if wide else CONFIDENCE_THRESHOLD))
+
+
+def text(results: list[dict]) -> str:
+    """The digits of one photo, its rows divided by " / "."""
+    rows = itertools.groupby(results, lambda result: result["row"])
+    return " / ".join("".join(str(result["digit"]) for result in row) for _, row in rows)
 
 
 def true_label(file: Path) -> int:
@@ -165,16 +199,19 @@ def true_label(file: Path) -> int:
     raise photo.PhotoError("has no label: put it into a folder 0 to 9, or start its name with the digit")
 
 
-def format_result(result: dict, width: int) -> str:
-    """A row of the table; `width` is that of the file's name."""
-    name = cli.printable(result["file"])
+def format_row(results: list[dict], width: int) -> str:
+    """The row of one photo in the table; `width` is that of the file's name."""
+    name = cli.printable(results[0]["file"])
     if len(name) > width:
         name = f"...{name[3 - width :]}"
-    cells = [result["digit"], f"{result['probability']:.4f}"]
-    cells += [result["runner_up"], f"{result['runner_up_probability']:.4f}"]
-    remarks = ["unsure"] if result["unsure"] else []
-    if result.get("real", result["digit"]) != result["digit"]:
-        remarks.append(f"wrong: it is {result['real']}")
+    first, unsure = results[0], sum(result["unsure"] for result in results)
+    cells = [text(results), f"{min(result['probability'] for result in results):.4f}", "", ""]
+    remarks = [f"{unsure} of {len(results)} unsure"] if unsure else []
+    if len(results) == 1:
+        cells[2:] = [first["runner_up"], f"{first['runner_up_probability']:.4f}"]
+        remarks = ["unsure"] if unsure else []
+    if first.get("real", first["digit"]) != first["digit"]:
+        remarks.append(f"wrong: it is {first['real']}")
     return f"{name:{width}}  {cli.format_row(cells, [*map(len, TITLES)])}  {', '.join(remarks)}".rstrip()
 
 
@@ -189,21 +226,26 @@ def print_summary(results: list[dict], labels: bool, model: Path) -> None:
             print(cli.format_row([digit, *(count or "." for count in row)], widths))
         right = np.count_nonzero(real == predicted)
         print(f"accuracy {right / len(read):.4f} ({right} of {len(read)} photos)")
-    unsure, plural = sum(result["unsure"] for result in read), "" if len(results) == 1 else "s"
-    print(f"{len(results):,} photo{plural}: {len(read):,} read, {unsure:,} of them unsure ({model})")
+    unsure, photos = sum(result["unsure"] for result in read), len({result["file"] for result in read})
+    total = photos + len(results) - len(read)
+    digits = f", {len(read):,} digits" if len(read) > photos else ""
+    print(f"{total:,} photo{'s' * (total != 1)}: {photos:,} read{digits}, {unsure:,} of them unsure ({model})")
 
 
-def save_figure(results: list[dict], path: Path) -> None:
-    """Save a figure of the first photos: the photo, the network's input, and the probabilities."""
+def save_figure(results: list[dict], arguments: argparse.Namespace) -> None:
+    """Save a figure of the first photos: the photo, the network's input for each digit, and the probabilities."""
     import plots  # late: matplotlib is slow to import
 
-    shown = []
-    for result in [result for result in results if "error" not in result][:SHOWN]:
-        file = Path(result["file"])
+    shown, read = [], [result for result in results if "error" not in result]
+    for name, found in itertools.islice(itertools.groupby(read, lambda result: result["file"]), SHOWN):
+        file, probabilities = Path(name), [result["probabilities"] for result in found]
         with contextlib.suppress(photo.PhotoError):  # it was removed in the meantime
-            shown.append((file.name, photo.thumbnail(file), photo.digit(file), result["probabilities"]))
+            digits = find_digits(file, arguments)
+            boxes = [digit.box for digit in digits] if len(digits) > 1 else []
+            small = photo.thumbnail(file, 480 if boxes else 160)
+            shown.append((file.name, small, [digit.image for digit in digits], probabilities, boxes))
     if shown:
-        plots.save(plots.predictions(shown), path, PNG_SOFTWARE)
+        plots.save(plots.predictions(shown), arguments.show, PNG_SOFTWARE)
 
 
 if __name__ == "__main__":

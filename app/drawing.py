@@ -1,4 +1,4 @@
-"""A window to draw a digit in with the mouse, with the network's prediction after every stroke."""
+"""A window to draw digits in with the mouse, with the network's prediction after every stroke."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,31 +10,29 @@ from matplotlib.widgets import Button
 
 import plots
 import storage
-from data import DataError, photo
+from data import DataError, photo, segment
 
-CANVAS_SIZE = 280  # pixels
+CANVAS_SHAPE = (280, 420)  # pixels
 PEN_RADIUS = 9  # pixels
 
 
 class Pad:
     """A canvas to draw on, the network's input, and its prediction, on a figure.
 
-    predict: the ten probabilities for an image, uint8 (28, 28); folder: where drawings are saved.
-    `canvas` is uint8 (CANVAS_SIZE, CANVAS_SIZE), black on white; `network_input` is the image made of it, and
-    `probabilities` the prediction, None if the canvas is empty.
+    predict: images uint8 (N, 28, 28) -> probabilities (N, 10); folder: where drawings are saved.
+    `canvas` is uint8, of CANVAS_SHAPE, black on white; `network_input` has the image of each digit found on it, in
+    reading order, and `probabilities` their predictions; both are empty if the canvas is.
     """
 
     def __init__(self, figure: Figure, predict: Callable[[np.ndarray], np.ndarray], folder: Path) -> None:
         self.figure, self.predict, self.folder = figure, predict, folder
-        self.canvas = np.full((CANVAS_SIZE, CANVAS_SIZE), 255, np.uint8)
+        self.canvas = np.full(CANVAS_SHAPE, 255, np.uint8)
         self.pressed = False  # the mouse button
         self.last: tuple[float, float] | None = None  # position of the pen, if it is pressed and on the canvas
-        grid = figure.add_gridspec(2, 3, height_ratios=[8, 1], width_ratios=[2, 1, 1.6])
+        grid = figure.add_gridspec(2, 3, height_ratios=[8, 1], width_ratios=[3, 1, 1.6])
         self.canvas_axes, self.input_axes, self.bar_axes = (figure.add_subplot(grid[0, i]) for i in range(3))
         self.canvas_image = plots.show_image(self.canvas_axes, self.canvas, "black", cmap="gray")
-        self.input_image = plots.show_image(self.input_axes, np.zeros((28, 28)), "black")
-        self.canvas_axes.set_title("draw a digit here")
-        self.input_axes.set_title("network input")
+        self.canvas_axes.set_title("draw digits here")
         self.buttons = {}
         for column, (name, action) in enumerate({"clear": self.clear, "save": self.save}.items()):
             self.buttons[name] = Button(figure.add_subplot(grid[1, column]), name)
@@ -100,15 +98,20 @@ class Pad:
     def _update(self) -> None:
         """Predict, and show the canvas, the network's input and the probabilities."""
         try:
-            self.network_input = photo.prepare(self.canvas)
+            self.network_input = np.stack([digit.image for digit in segment.digits(self.canvas)])
             self.probabilities = self.predict(self.network_input)
         except photo.PhotoError:  # the canvas is empty
-            self.network_input, self.probabilities = np.zeros((28, 28), np.uint8), None
+            self.network_input, self.probabilities = np.zeros((0, 28, 28), np.uint8), np.zeros((0, 10))
         self.canvas_image.set_data(self.canvas)
-        self.input_image.set_data(self.network_input)
+        found = len(self.network_input) > 0
+        self.input_axes.clear()
+        plots.show_image(
+            self.input_axes, plots.montage(self.network_input if found else np.zeros((1, 28, 28))), "black"
+        )
+        self.input_axes.set_title("network input")
         self.bar_axes.clear()
-        plots.plot_probabilities(self.bar_axes, np.zeros(10) if self.probabilities is None else self.probabilities)
-        if self.probabilities is None:
+        plots.plot_probabilities(self.bar_axes, self.probabilities if found else np.zeros((1, 10)))
+        if not found:
             self.bar_axes.set_title("")
         self._show_message("")
 

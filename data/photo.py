@@ -1,4 +1,4 @@
-"""A photo of a digit -> a 28 x 28 image in MNIST's form, the input of the networks.
+"""A photo of one digit -> a 28 x 28 image in MNIST's form, the input of the networks. (Several: data/segment.py.)
 
     file -> gray -> ink: flatten the illumination -> mask: threshold -> main components -> 20 x 20 -> 28 x 28
 
@@ -33,7 +33,7 @@ WHOLE_BYTES = {  # the same if it is not reduced, and for its copy in float32 th
 WORK_SIZE = 400  # pixels: a photo is scaled so that its longer side has this length
 ILLUMINATION_SIZE = 64  # the same for the illumination, which varies slowly
 MIN_CONTRAST = 0.08  # ink darkens the background by at least this fraction; less is the texture of the paper
-MIN_BACKGROUND = 64  # a background darker than this pixel value is treated as if it had this value
+MIN_BACKGROUND = 64  # a background darker than this pixel value is treated as if it had this value (several: half)
 MIN_COMPONENT_FRACTION = 0.03  # a component with a smaller fraction of the ink is not part of the digit
 MAX_BORDER_STROKES = 8  # that cross the border of the photo; a digit has fewer, even if cut out tightly
 CENTRE = 14  # of 28 pixels, counted from 0: the centre of mass of MNIST's images, +-0.5
@@ -69,13 +69,25 @@ def prepare(gray: np.ndarray) -> np.ndarray:
     """
     if is_prepared(gray):
         return gray
-    gray = crop_frame(gray)
-    ink = flatten_illumination(resize(gray, WORK_SIZE / max(gray.shape)))
-    level = suppress_ruled_lines(ink, ink_threshold(ink))
+    ink, level = find_ink(gray[inside_frame(gray)], WORK_SIZE)
     components = connected_components(ink > level)
     keep = main_components(components)
     ink[(components >= 0) & ~keep] = 0
-    return centre(normalise_stroke_width(upsampled_mask(ink[bounding_box(keep)], level)))
+    return to_mnist(ink[bounding_box(keep)], level)
+
+
+def find_ink(gray: np.ndarray, size: int, several: bool = False) -> tuple[np.ndarray, float]:
+    """The ink of a photo scaled to `size` pixels (its longer side), float 0 to 1, and the threshold of the strokes.
+
+    several: see `flatten_illumination`.
+    """
+    ink = flatten_illumination(resize(gray, size / max(gray.shape)), several)
+    return ink, suppress_ruled_lines(ink, ink_threshold(ink))
+
+
+def to_mnist(ink: np.ndarray, level: float) -> np.ndarray:
+    """The ink of one digit, and its threshold -> uint8 (28, 28), in MNIST's form."""
+    return centre(normalise_stroke_width(upsampled_mask(ink, level)))
 
 
 def read(path: Path) -> np.ndarray:
@@ -256,48 +268,58 @@ def resize(array: np.ndarray, factor: float) -> np.ndarray:
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR if factor < 1 else Image.Resampling.BICUBIC))
 
 
-def crop_frame(gray: np.ndarray) -> np.ndarray:
-    """The photo without a frame of one colour, as chat programs and screenshots add; unchanged if there is none.
+def inside_frame(gray: np.ndarray) -> tuple[slice, slice]:
+    """The part of a photo inside a frame of one colour, as chat programs and screenshots add; all, if there is none.
 
     It is a frame if the edge of what it surrounds has another pixel value, and the middle of that is not uniform. (The
     margin around a digit has the pixel value of the digit's background, and a single stroke has a uniform middle.)
     """
     different = np.abs(gray.astype(np.int16) - gray[0, 0]) > 16
+    whole = np.s_[0 : gray.shape[0], 0 : gray.shape[1]]
     if not different.any():
-        return gray
-    box = bounding_box(different)
+        return whole
+    rows, columns = box = bounding_box(different)
     inside = gray[box]
     y, x = (pixels // 8 for pixels in inside.shape)
     middle = inside[y : inside.shape[0] - y, x : inside.shape[1] - x]
     if np.mean(_border(different[box])) < 0.95 or np.ptp(middle) < 32:
-        return gray
+        return whole
     edge = max(1, min(inside.shape) // 50)  # where frame and photo mix
-    return inside[edge:-edge, edge:-edge] if min(inside.shape) > 2 * edge else gray
+    if min(inside.shape) <= 2 * edge:
+        return box
+    return slice(rows.start + edge, rows.stop - edge), slice(columns.start + edge, columns.stop - edge)
 
 
-def flatten_illumination(gray: np.ndarray) -> np.ndarray:
+def flatten_illumination(gray: np.ndarray, several: bool = False) -> np.ndarray:
     """ink = (background - gray) / background, float (height, width), 0 to 1, after inversion if the ink is light.
 
     The background is the photo after a morphological closing (Serra 1982), which removes all that is narrower than half
-    of the photo, and a box filter. So ink does not depend on the illumination, the paper and the polarity.
+    of the photo's longer side, and a box filter. So ink does not depend on the illumination, the paper and the
+    polarity. Of several digits each is small: then it is the shorter side, and the polarity that of small details.
     """
-    coarse = resize(gray, min(1, ILLUMINATION_SIZE / max(gray.shape)))
-    if not is_dark_on_light(coarse):
+    side = min if several else max
+    coarse = resize(gray, min(1, ILLUMINATION_SIZE / side(gray.shape)))
+    radius = round(0.25 * side(coarse.shape))
+    if not is_dark_on_light(coarse - _box_filter(coarse, radius) if several else coarse):
         gray, coarse = 255 - gray, 255 - coarse
-    radius = round(0.25 * max(coarse.shape))
     extended = np.pad(coarse, 2 * radius, mode="reflect", reflect_type="odd")  # odd: continues slopes
-    background = -_max_filter(-_max_filter(extended, radius), radius)
-    for axis in (0, 1):
-        margin = [(radius // 4,) * 2 if i == axis else (0, 0) for i in (0, 1)]
-        extended = np.pad(background, margin, mode="reflect", reflect_type="odd")
-        background = sliding_window_view(extended, 2 * (radius // 4) + 1, axis).mean(axis=-1)
+    background = _box_filter(-max_filter(-max_filter(extended, radius), radius), radius // 4)
     background = resize(background, max(gray.shape) / max(background.shape))[: gray.shape[0], : gray.shape[1]]
     missing = [(0, pixels) for pixels in np.subtract(gray.shape, background.shape)]  # rounded down by `resize`
     background = np.pad(background, missing, mode="edge")
-    return np.clip((background - gray) / np.maximum(background, MIN_BACKGROUND), 0, 1)
+    return np.clip((background - gray) / np.maximum(background, MIN_BACKGROUND // (2 if several else 1)), 0, 1)
 
 
-def _max_filter(array: np.ndarray, radius: int) -> np.ndarray:
+def _box_filter(array: np.ndarray, radius: int) -> np.ndarray:
+    """The mean over a square of 2 * radius + 1 pixels around each pixel."""
+    for axis in (0, 1):
+        margin = [(radius,) * 2 if i == axis else (0, 0) for i in (0, 1)]
+        extended = np.pad(array, margin, mode="reflect", reflect_type="odd")
+        array = sliding_window_view(extended, 2 * radius + 1, axis).mean(axis=-1)
+    return array
+
+
+def max_filter(array: np.ndarray, radius: int) -> np.ndarray:
     """The maximum over a square of 2 * radius + 1 pixels around each pixel; the result is smaller by the radius."""
     for axis in (0, 1):
         array = sliding_window_view(array, 2 * radius + 1, axis).max(axis=-1)
@@ -335,11 +357,16 @@ def suppress_ruled_lines(ink: np.ndarray, level: float) -> float:
     """The threshold, raised until at most MAX_BORDER_STROKES cross the border; unchanged if no threshold does that."""
     raised = level
     while raised < ink.max():
-        border = _border_cycle(ink > raised)
-        if np.count_nonzero(border & ~np.roll(border, 1)) <= MAX_BORDER_STROKES:
+        if border_strokes(ink > raised) <= MAX_BORDER_STROKES:
             return raised
         raised *= 1.2
     return level
+
+
+def border_strokes(mask: np.ndarray) -> int:
+    """How many strokes of a mask cross the border of the photo."""
+    border = _border_cycle(mask)
+    return np.count_nonzero(border & ~np.roll(border, 1))
 
 
 def connected_components(mask: np.ndarray) -> np.ndarray:
@@ -347,8 +374,8 @@ def connected_components(mask: np.ndarray) -> np.ndarray:
 
     Union-find in array operations: each pixel points to a pixel of its component, in the end to the first one.
     """
-    index = np.full(mask.shape, -1)
-    index[mask] = root = np.arange(np.count_nonzero(mask))
+    index = np.full(mask.shape, -1, np.int32)
+    index[mask] = root = np.arange(np.count_nonzero(mask), dtype=np.int32)
     pairs = [np.stack([index[a], index[b]])[:, mask[a] & mask[b]] for a, b in NEIGHBOURS]
     one, other = np.concatenate(pairs, axis=1)
     while (apart := root[one] != root[other]).any():

@@ -19,9 +19,9 @@ from .conftest import ROOT
 def pad(tmp_path):
     """A pad on a figure without a window. Its "probabilities" are the fractions of ink in ten parts of the image."""
 
-    def predict(image):
-        parts = np.array([part.sum() for part in np.array_split(image.astype(float).ravel(), 10)])
-        return parts / max(parts.sum(), 1)
+    def predict(images):
+        parts = np.array([[part.sum() for part in np.array_split(image.astype(float).ravel(), 10)] for image in images])
+        return parts / parts.sum(axis=1, keepdims=True)
 
     figure = Figure((10, 4.6), layout="constrained")
     pad = Pad(figure, predict, tmp_path)
@@ -47,14 +47,21 @@ def click(pad, name):
         mouse(pad, kind, pad.buttons[name].ax, 0.5, 0.5)
 
 
+def test_several_digits_are_read_as_a_number(pad):
+    drag(pad, (60, 60), (60, 200))
+    drag(pad, (200, 60), (140, 200))
+    assert pad.network_input.shape == (2, 28, 28) and pad.probabilities.shape == (2, 10)
+    assert pad.input_axes.images[-1].get_array().shape == (28, 56) and len(pad.bar_axes.patches) == 2
+
+
 def test_drawing_with_the_mouse(pad):
-    assert pad.probabilities is None and (pad.canvas == 255).all()
+    assert not len(pad.probabilities) and (pad.canvas == 255).all()
     drag(pad, (140, 40), (140, 240))
     ink = np.argwhere(pad.canvas < 128)
     assert list(ink.min(axis=0)) == pytest.approx([40 - PEN_RADIUS, 140 - PEN_RADIUS], abs=1.5)
     assert list(ink.max(axis=0)) == pytest.approx([240 + PEN_RADIUS, 140 + PEN_RADIUS], abs=1.5)
-    assert (pad.network_input == photo.prepare(pad.canvas)).all() and pad.probabilities.argmax() in range(10)
-    assert len(pad.bar_axes.patches) == 10 and (pad.input_image.get_array() == pad.network_input).all()
+    assert (pad.network_input == [photo.prepare(pad.canvas)]).all() and pad.probabilities.shape == (1, 10)
+    assert len(pad.bar_axes.patches) == 10 and (pad.input_axes.images[-1].get_array() == pad.network_input[0]).all()
     before = pad.canvas.copy()
     mouse(pad, "motion_notify_event", pad.canvas_axes, 20, 20)  # the pen is up
     drag(pad, (20, 20), (40, 40), button=3)  # another button
@@ -86,7 +93,7 @@ def test_clear_and_save(pad, tmp_path):
     assert saved == ["digit-1.png", "digit-2.png"] and "digit-2.png" in pad.message.get_text()
     assert (photo.read(tmp_path / "digit-1.png") == drawing).all()
     click(pad, "clear")
-    assert (pad.canvas == 255).all() and pad.probabilities is None and pad.message.get_text() == ""
+    assert (pad.canvas == 255).all() and not len(pad.probabilities) and pad.message.get_text() == ""
     assert not any(bar.get_height() for bar in pad.bar_axes.patches) and pad.bar_axes.get_title() == ""
     pad.folder = tmp_path / "digit-1.png"  # not a folder
     click(pad, "save")

@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from data import photo
+from data import photo, segment
 from network import Network
 from nn.architecture import mlp
 
@@ -60,7 +61,7 @@ def rows(out):
     return [match.groups() for line in out.splitlines() if (match := re.fullmatch(pattern, line))]
 
 
-def test_a_row_for_each_photo(run, model, photos):
+def test_a_row_for_each_photo(run, model, photos, tmp_path):
     code, out, err = run("predict", "mine", "--model", model)
     found = rows(out)
     assert (code, err) == (0, "") and len(found) == 20
@@ -71,7 +72,10 @@ def test_a_row_for_each_photo(run, model, photos):
         assert (int(digit), int(runner_up)) == tuple(order[:2])
         assert float(probability) == pytest.approx(expected.max(), abs=1e-4)
         assert float(second) == pytest.approx(expected[order[1]], abs=1e-4)
-        assert (remark == "unsure") == (expected.max() < script("predict").CONFIDENCE_THRESHOLD)
+        first, second = expected[order[:2]]
+        wide, program = segment.digits(photo.read(tmp_path / file))[0].wide, script("predict")
+        threshold = program.WIDE_THRESHOLD if wide else program.CONFIDENCE_THRESHOLD
+        assert (remark == "unsure") == (first / (first + second) < threshold)
     table = [line for line in out.splitlines() if line.startswith(("photo", "mine"))]
     end = table[0].index("digit") + len("digit")
     assert all(line[end - 2 : end + 1] == f" {digit} " for line, (_, digit, *_) in zip(table[1:], found, strict=True))
@@ -108,7 +112,10 @@ def test_labels_give_the_accuracy(run, model, photos, tmp_path):
 def test_csv(run, model, photos, tmp_path):
     code, out, _ = run("predict", "mine", "--model", model, "--csv", "a.csv", "--labels")
     with (tmp_path / "a.csv").open(newline="") as file:
-        assert file.readline() == "file,digit,probability,runner_up,runner_up_probability,unsure,real,error\n"
+        assert (
+            file.readline()
+            == "file,digit,probability,runner_up,runner_up_probability,unsure,real,error,row,left,top,right,bottom\n"
+        )
     written = read_csv(tmp_path / "a.csv")
     assert code == 0 and [row["file"] for row in written] == [row[0] for row in rows(out)]
     assert [row["digit"] for row in written] == [row[1] for row in rows(out)]
@@ -118,6 +125,44 @@ def test_csv(run, model, photos, tmp_path):
     *good, bad = read_csv(tmp_path / "a.csv")
     assert code == 1 and len(good) == 2 and err == f"bad.png {bad['error']}\n" and bad["digit"] == ""
     assert not any(row["real"] for row in good), "without --labels there are no true labels"
+
+
+@pytest.fixture
+def number(digits, tmp_path):
+    """A photo of two rows, of three digits and of one; the inputs of the network, in reading order."""
+    canvas = np.zeros((90, 130), np.uint8)
+    for i, (top, left) in enumerate([(8, 10), (12, 50), (8, 90), (50, 10)]):
+        canvas[top : top + 28, left : left + 28] = digits[0][0][i]
+    path = tmp_path / "number.png"
+    Image.fromarray(255 - canvas).resize((650, 450), Image.Resampling.BICUBIC).save(path)
+    return np.stack([digit.image for digit in segment.digits(photo.read(path))])
+
+
+def test_a_number_is_one_row_and_each_digit_a_record(run, model, number, photos, tmp_path):
+    single = next(iter(photos))
+    code, out, err = run("predict", "number.png", single, "--model", model, "--csv", "a.csv", "--show", "a.png")
+    probabilities = Network.load(model).predict_proba(number)
+    a, b, c, d = answers = probabilities.argmax(axis=1)
+    assert (code, err, len(number)) == (0, "", 4)
+    row = next(line for line in out.splitlines() if line.startswith("number.png"))
+    assert re.match(
+        rf"number.png +{a}{b}{c} / {d}  +{probabilities.max(axis=1).min():.4f}(  +[1-4] of 4 unsure)?$", row
+    )
+    assert "2 photos: 2 read, 5 digits, " in out.splitlines()[-1]
+    *several, one = read_csv(tmp_path / "a.csv")
+    assert [int(each["digit"]) for each in several] == list(answers) and one["file"] == single
+    assert [each["row"] for each in several] == ["1", "1", "1", "2"]
+    middle = [(float(each["left"]) + float(each["right"])) / 2 for each in several]
+    assert middle == pytest.approx([24 / 130, 64 / 130, 104 / 130, 24 / 130], abs=0.03)
+    assert all(0.55 < float(several[3][side]) < 0.9 for side in ("top", "bottom"))
+    records = json.loads(run("predict", "number.png", "--model", model, "--json")[1])
+    assert [each["digit"] for each in records] == list(answers) and len(records[0]["probabilities"]) == 10
+
+
+def test_one_digit_if_that_is_asked_for(run, model, number):
+    out = run("predict", "number.png", "--model", model, "--one")[1]
+    image = photo.digit(Path("number.png"))
+    assert int(rows(out)[0][1]) == Network.load(model).predict(image[None])[0] and "1 photo: 1 read, " in out
 
 
 def read_csv(path):
@@ -157,8 +202,9 @@ def test_the_figure_shows_photos_inputs_and_probabilities(run, model, photos, mo
     files = sorted(photos)[:3]
     run("predict", *files, "--model", model, "--show", "a.png")
     network = Network.load(model)
-    for (name, thumbnail, image, probabilities), file in zip(shown, files, strict=True):
+    for (name, thumbnail, [image], [probabilities], boxes), file in zip(shown, files, strict=True):
         assert name == file.split("/")[2] and thumbnail.shape == (160, 160, 3) and (image == photos[file]).all()
+        assert boxes == []
         assert probabilities == pytest.approx(list(network.predict_proba(photos[file][None])[0]), abs=1e-6)
 
 

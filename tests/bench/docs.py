@@ -1,10 +1,10 @@
 """The examples of output in README.md and the figures in docs/, made by the commands themselves.
 
-    python tests/bench/docs.py [train] [shipped] [predict] [draw] [search]
+    python tests/bench/docs.py [train] [shipped] [predict] [number] [draw] [search]
 
 train: `python train.py` and `python test.py`; shipped: `python test.py` on the models of the repository; predict:
-`python predict.py` on eight photos rendered from test images; draw: the drawing window; search: `python hp_search.py`.
-Everything runs in a temporary folder.
+`python predict.py` on eight photos rendered from test images; number: the same for photos of several digits; draw: the
+drawing window; search: `python hp_search.py`. Everything runs in a temporary folder.
 """
 
 import itertools
@@ -18,9 +18,10 @@ from pathlib import Path
 ENVIRONMENT = dict(os.environ)  # before the import of photos, which limits BLAS to one thread
 
 import numpy as np  # noqa: E402
+from digit_numbers import pair, sheet, strip  # noqa: E402
 from matplotlib import rc_context  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from photos import KINDS  # noqa: E402
+from photos import KINDS, PAPERS  # noqa: E402
 from tables import ROOT, write_block  # noqa: E402
 
 import plots  # noqa: E402
@@ -37,6 +38,12 @@ PHOTOS = {  # file name: kind of photo, index of the test image
     "tiny.png": ("40 x 40", 7),
     "transparent.png": ("transparent", 15),
     "uneven light.png": ("uneven light", 0),
+}
+
+NUMBERS = {  # file name: paper, how the digits are placed, the first test image, and how many
+    "number.png": ("squared paper", strip, 20, 6),
+    "sheet.jpg": ("uneven light", sheet, 100, 24),
+    "touching.png": ("coloured paper", pair, 14, 2),
 }
 
 
@@ -86,14 +93,26 @@ def predict() -> None:
     shutil.copy("seen.png", ROOT / "docs" / "predict.png")
 
 
+def number() -> None:
+    """Photos of several digits, and the predictions."""
+    images, _ = mnist.load("test")
+    Path("photos").mkdir()
+    for name, (paper, make, first, count) in NUMBERS.items():
+        rng = np.random.default_rng(first)
+        PAPERS[paper](make(images[first : first + count], rng)[0], rng).save(Path("photos", name))
+    write_block("number", example("python predict.py photos --show seen.png").replace(f"{ROOT}/", ""))
+    shutil.copy("seen.png", ROOT / "docs" / "number.png")
+
+
 def draw() -> None:
-    """The drawing window, with a digit drawn in it."""
+    """The drawing window, with a number drawn in it."""
     network = Network.load(ROOT / "models" / "best.npz")
     with rc_context(plots.STYLE):
         figure = Figure((10, 4.4), layout="constrained")
-        pad = Pad(figure, lambda image: network.predict_proba(image[None])[0], Path.cwd())
-        corners = [(80, 90), (120, 55), (180, 60), (195, 110), (150, 160), (90, 215), (85, 225), (150, 222), (205, 225)]
-        for start, end in itertools.pairwise(corners):
+        pad = Pad(figure, network.predict_proba, Path.cwd())
+        two = [(60, 90), (100, 55), (160, 60), (175, 110), (130, 160), (70, 215), (65, 225), (130, 222), (185, 225)]
+        seven = [(240, 70), (360, 62), (335, 110), (310, 170), (295, 235)]
+        for start, end in [*itertools.pairwise(two), *itertools.pairwise(seven)]:
             pad._draw_line(start, end)
         pad._update()
         plots.save(figure, ROOT / "docs" / "draw.png")
@@ -110,7 +129,14 @@ def main() -> None:
     """Make the examples that are named, or all."""
     if "MNIST_DIR" in ENVIRONMENT:
         os.environ["MNIST_DIR"] = ENVIRONMENT["MNIST_DIR"] = str(Path(ENVIRONMENT["MNIST_DIR"]).resolve())
-    examples = {"train": train, "shipped": shipped, "predict": predict, "draw": draw, "search": search}
+    examples = {
+        "train": train,
+        "shipped": shipped,
+        "predict": predict,
+        "number": number,
+        "draw": draw,
+        "search": search,
+    }
     for name in sys.argv[1:] or examples:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)

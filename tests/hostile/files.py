@@ -16,7 +16,7 @@ from PIL import Image
 import storage
 from app import training
 from app.config import Config
-from data import formats, mnist_pickle, photo
+from data import formats, mnist_pickle, photo, segment
 from network import DivergenceError, Network
 from nn.convolution import Conv2D, Flatten, MaxPool2D
 from nn.layers import BatchNorm, Dense, ReLU
@@ -198,11 +198,15 @@ def photos(folder: Path) -> Case:
         path = folder / f"a.{rng.choice((kind, kind, kind, 'png'))}"
         path.write_bytes(content)
         try:
-            image = photo.digit(path)
+            found = segment.digits(photo.read(path))
             photo.thumbnail(path)
         except photo.PhotoError as error:
             return refused(error)
-        check(image.dtype == np.uint8 and image.shape == (28, 28), "no image")
+        for digit in found:
+            check(digit.image.dtype == np.uint8 and digit.image.shape == (28, 28), "no image")
+            left, top, right, bottom = digit.box
+            check(0 <= left < right <= 1 and 0 <= top < bottom <= 1, f"a box {digit.box}")
+        check(len(found) > 0, "neither a digit nor an error")
         return "accepted"
 
     return case

@@ -1,0 +1,122 @@
+"""The digits of a photo: what belongs together, what is none, and in which order they are read."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import photo, segment
+
+
+def canvas(*strokes, shape=(200, 400)):
+    """A photo, black on white, with rectangles of ink: (top, left, bottom, right)."""
+    gray = np.full(shape, 255, np.uint8)
+    for top, left, bottom, right in strokes:
+        gray[top:bottom, left:right] = 0
+    return gray
+
+
+ONE, OTHER = (50, 100, 150, 115), (50, 200, 150, 215)  # two digits 1
+
+
+def boxes(gray):
+    """The boxes found, in pixels: (top, left, bottom, right)."""
+    sides = np.array([gray.shape[1], gray.shape[0]] * 2)
+    return [tuple(np.rint(sides * each.box).astype(int)[[1, 0, 3, 2]].tolist()) for each in segment.digits(gray)]
+
+
+def assert_near(found, expected):
+    assert len(found) == len(expected) and np.abs(np.subtract(found, expected)).max() <= 2, found
+
+
+def test_a_single_digit_is_that_of_prepare(digits):
+    for image in digits[0][0][:50]:
+        gray = np.asarray(Image.fromarray(255 - image).resize((280, 280), Image.Resampling.BICUBIC))
+        [found] = segment.digits(gray)
+        assert (found.image == photo.prepare(gray)).all() and found.row == 1
+        [same] = segment.digits(found.image)
+        assert same.image is found.image
+
+
+def test_boxes_are_fractions_of_the_photo_with_its_frame():
+    assert_near(boxes(canvas(ONE, OTHER)), [ONE, OTHER])
+    assert_near(boxes(255 - canvas(ONE, OTHER)), [ONE, OTHER])
+    framed = np.pad(np.clip(canvas(ONE, OTHER), 30, 230), 50)
+    assert_near(boxes(framed), [np.add(ONE, 50), np.add(OTHER, 50)])
+
+
+def test_each_image_is_made_of_its_own_ink_only():
+    slash = [(181 - 2 * i, 113 + i, 185 - 2 * i, 128 + i) for i in range(60)]  # below and beside ONE: the boxes overlap
+    gray, alone = canvas(ONE, *slash, OTHER), canvas(*slash, OTHER)
+    (first, found, _), (expected, _) = segment.digits(gray), segment.digits(alone)
+    assert first.box[2] > found.box[0] and np.abs(found.image.astype(int) - expected.image).mean() < 2
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        (30, 95, 45, 140),  # a bar above it
+        (60, 118, 100, 125),  # low, and nearer than a stroke
+        (80, 100, 82, 110),  # inside
+    ],
+)
+def test_parts_of_one_digit(part):
+    gray = canvas(ONE, OTHER)
+    top, left, bottom, right = part
+    gray[top:bottom, left:right] = 255 if part[0] == 80 else 0
+    assert len(segment.digits(gray)) == 2
+
+
+@pytest.mark.parametrize(
+    "dirt",
+    [
+        (20, 300, 24, 304),  # a speck
+        (90, 300, 105, 330),  # a dash
+        (0, 300, 120, 330),  # at the border
+    ],
+)
+def test_what_is_no_digit(dirt):
+    assert_near(boxes(canvas(ONE, OTHER, dirt)), [ONE, OTHER])
+
+
+def test_digits_at_the_border_if_there_are_no_others():
+    assert len(segment.digits(canvas((0, 100, 90, 115), (0, 200, 90, 215)))) == 2
+
+
+def test_faint_strokes_beside_dark_ones():
+    gray = canvas(ONE, OTHER)
+    gray[50:150, 300:305] = 180
+    assert len(segment.digits(gray)) == 3
+
+
+def test_wide_digits_may_be_two():
+    assert [each.wide for each in segment.digits(canvas(ONE, (50, 200, 150, 300)))] == [False, True]
+
+
+@pytest.mark.parametrize("slope", [-0.17, 0, 0.17])
+def test_rows_may_slope(slope):
+    """Four rows of six boxes of different heights."""
+    rng, expected = np.random.default_rng(0), []
+    for row, column in np.ndindex(4, 6):
+        y, x = 100 * row + slope * 100 * column + rng.uniform(-8, 8), 100 * column + rng.uniform(-8, 8)
+        height = rng.uniform(40, 75)
+        expected.append((row + 1, [y - height / 2, x - 15, y + height / 2, x + 15]))
+    order = rng.permutation(24)
+    found = segment.reading_order(np.array([expected[i][1] for i in order]))
+    assert [(row, int(order[i])) for row, i in found] == [(row, i) for i, (row, _) in enumerate(expected)]
+
+
+def test_one_digit_below_another_is_a_row_of_its_own():
+    assert segment.reading_order(np.array([[100, 0, 150, 30], [0, 0, 50, 30]])) == [(1, 1), (2, 0)]
+
+
+def test_noise_is_read_or_refused_in_bounded_memory():
+    gray = np.random.default_rng(0).integers(0, 256, (600, 600)).astype(np.uint8)
+    try:
+        assert len(segment.digits(gray)) <= segment.MAX_PARTS
+    except photo.PhotoError as error:
+        assert "shows no digit" in str(error)
+
+
+def test_a_blank_photo_has_no_digits():
+    with pytest.raises(photo.PhotoError, match="blank"):
+        segment.digits(np.full((100, 200), 200, np.uint8))
