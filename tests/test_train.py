@@ -254,3 +254,9 @@ def test_unwritable_output(train, tmp_path):
         assert (
             code == 1 and err.count("\n") == 1 and "Traceback" not in err and "file" in err and "epoch" not in printed
         )
+
+
+def test_writers_are_not_looked_for_without_validation_images(run, archive, tmp_path):
+    (tmp_path / "a.toml").write_text("unseen-writers = true\nhidden = [4]\nepochs = 1\n")
+    assert "writer" in run("train", "--dataset", archive, "--config", "a.toml", "--validation", 100)[2]
+    assert run("train", "--dataset", archive, "--config", "a.toml", "--validation", 0)[::2] == (0, "")
