@@ -51,6 +51,14 @@ def test_measured_text_is_what_was_measured():
     assert blocks == logs and len(blocks) == TEXTS.count("<!-- /")
 
 
+def test_every_program_that_writes_into_the_pages_is_run_by_everything():
+    text = (ROOT / "tests/bench/everything.py").read_text()
+    named = {ROOT / "tests" / name for name in re.findall(r'"([\w/]+\.py)":', text)}
+    programs = {*(ROOT / "tests/bench").glob("*.py"), ROOT / "tests/torture.py"}
+    writers = {program for program in programs if re.search(r"write_(block|table)\(", program.read_text())}
+    assert named == writers - {ROOT / "tests/bench/tables.py"}
+
+
 def test_the_accuracy_table_is_that_of_its_seeds():
     with (ROOT / "models/final/test_accuracy.csv").open(newline="") as file:
         seeds = {config: [100 * float(accuracy) for accuracy in row if accuracy] for config, *row in csv.reader(file)

@@ -1,0 +1,57 @@
+"""All tables and figures of README.md and docs/ again, one program after the other, on an otherwise idle machine.
+
+    python tests/bench/everything.py           about five hours; after a stop the same command continues
+    python tests/bench/everything.py --quick   each program with little work, in minutes; no new number is written
+
+The programs that are finished are listed in models/everything.txt, until all are.
+"""
+
+import subprocess
+import sys
+import time
+
+from tables import ROOT
+
+PROGRAMS = {  # program: its arguments, and those of --quick; None: not in the quick run
+    "bench/accuracy.py": ("", "none"),
+    "bench/search_methods.py": ("", None),
+    "bench/training_speed.py": ("--write", "--rounds 1"),
+    "bench/peers.py": ("--write", "--quick"),
+    "bench/busy.py": ("--write", "--rounds 1 --seconds 1"),
+    "bench/photos.py": ("--write", "--count 50"),
+    "bench/digit_numbers.py": ("--write", "--count 4"),
+    "bench/docs.py": ("", "shipped predict number draw"),
+    "torture.py": ("", "--quick"),
+}
+FINISHED = ROOT / "models" / "everything.txt"
+
+
+def main() -> None:
+    """Run what is not finished; exit code 1 if a program fails, after all others."""
+    quick = sys.argv[1:] == ["--quick"]
+    if sys.argv[1:] and not quick:
+        sys.exit("everything.py takes no argument but --quick")
+    finished = FINISHED.read_text().split() if FINISHED.exists() and not quick else []
+    failed = []
+    for program, arguments in PROGRAMS.items():
+        if program in finished or arguments[quick] is None:
+            continue
+        print(f"\n$ python tests/{program} {arguments[quick]}", flush=True)
+        start = time.perf_counter()
+        command = [sys.executable, ROOT / "tests" / program, *arguments[quick].split()]
+        if subprocess.run(command, cwd=ROOT).returncode:
+            failed.append(program)
+        else:
+            finished.append(program)
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+        if not quick:
+            FINISHED.write_text("\n".join(finished))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+    if not quick:
+        FINISHED.unlink()
+    print(f"{len(finished)} programs finished")
+
+
+if __name__ == "__main__":
+    main()
