@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import IO, NamedTuple
 from unittest import mock
 
 import numpy as np
+from tqdm import tqdm
 
 import storage
 from tests import search_helpers
@@ -111,6 +113,7 @@ def start(scenario: Scenario, *more: object, delay: float = 0.0) -> int:
     try:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        tqdm.set_lock(threading.RLock())  # the usual one is shared by all processes: a killed one would keep it
         time.sleep(delay)
         code, out, err = scenario.run(*more)
         Path(f"{os.getpid()}.txt").write_text(f"{err}\0{out}")
