@@ -16,6 +16,7 @@ MAX_SIZE = 1000  # pixels: a photo whose longer side is longer is scaled down to
 LEVELS = np.array([0.5, 1, 1.25, 1.5])  # of the usual threshold: the first at which the border is free of ink
 MAX_GAP = 0.5  # strokes: ink that is closer belongs to one part
 MAX_PARTS = 200  # only the largest are looked at
+MAX_DIGITS = 120  # more are the texture of some surface, and would take more than a second
 SPECK = 0.03  # of the area of the largest part; a smaller one is dirt
 SMALL = 0.4  # of the typical height; what is not larger in one direction is no digit
 LOW = 0.27  # of the typical height; what is lower is no digit, but may be the bar of one
@@ -37,7 +38,7 @@ class Digit:
 
 
 def digits(gray: np.ndarray) -> list[Digit]:
-    """The digits in a gray photo, uint8 (height, width), row by row. PhotoError if there is none.
+    """The digits in a gray photo, uint8 (height, width), row by row. PhotoError if there is none, or too many.
 
     If there is only one, its image is that of `photo.prepare`.
     """
@@ -48,6 +49,8 @@ def digits(gray: np.ndarray) -> list[Digit]:
     ink, level = photo.find_ink(gray[inside], size, several=True)
     level = next((x for x in level * LEVELS if x < ink.max() and photo.border_strokes(ink > x) < 2), level)
     labels, boxes = find_digits(ink > level)
+    if len(boxes) > MAX_DIGITS:
+        raise photo.PhotoError(f"seems to show {len(boxes)} digits or more: at most {MAX_DIGITS} are read")
     offset, scale = [each.start for each in inside], np.divide(gray[inside].shape, ink.shape)
     result = []
     for row, number in reading_order(boxes):
