@@ -13,15 +13,19 @@ import numpy as np
 from data import photo
 
 MAX_SIZE = 1000  # pixels: a photo whose longer side is longer is scaled down to this size
-LEVELS = np.array([0.5, 1, 1.25, 1.5])  # of the usual threshold: the first at which the border is free of ink
-MAX_GAP = 0.5  # strokes: ink that is closer belongs to one part
+LEVELS = np.array(
+    [0.5, 1, 1.25, 1.5]
+)  # of the usual threshold: the first at which at most one stroke crosses the border
+MAX_GAP = 0.5  # stroke widths: ink that is closer belongs to one part
 MAX_PARTS = 200  # only the largest are looked at
 MAX_DIGITS = 120  # more are the texture of some surface, and would take more than a second
-SPECK = 0.03  # of the area of the largest part; a smaller one is dirt
+SPECK = 0.05  # of the length of the longest part, and half of it of the largest area; less is dirt
+DOT = 2.3  # stroke widths; what is not longer is a dot: a disc has 2, a filled 8 has 2.7
 SMALL = 0.4  # of the typical height; what is not larger in one direction is no digit
 LOW = 0.27  # of the typical height; what is lower is no digit, but may be the bar of one
 STACKED = 1.5  # of the typical height; parts above each other that are not higher together are one digit
 WIDE = 0.8  # of its height; a wider digit may be two that touch
+NOTHING, LEFT_OUT = -1, -2  # instead of the number of a digit: no ink, specks and the border; dashes and the like
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Digit:
 def digits(gray: np.ndarray) -> list[Digit]:
     """The digits in a gray photo, uint8 (height, width), row by row. PhotoError if there is none, or too many.
 
-    If there is only one, its image is that of `photo.prepare`.
+    If there is only one, and nothing else such as a dash, its image is that of `photo.prepare`.
     """
     if photo.is_prepared(gray):
         return [Digit(gray)]
@@ -48,15 +52,15 @@ def digits(gray: np.ndarray) -> list[Digit]:
     size = min(max(photo.WORK_SIZE, *gray[inside].shape), MAX_SIZE)
     ink, level = photo.find_ink(gray[inside], size, several=True)
     level = next((x for x in level * LEVELS if x < ink.max() and photo.border_strokes(ink > x) < 2), level)
-    labels, boxes = find_digits(ink > level)
+    labels, boxes = label_digits(ink > level)
     if len(boxes) > MAX_DIGITS:
-        raise photo.PhotoError(f"seems to show {len(boxes)} digits or more: at most {MAX_DIGITS} are read")
+        raise photo.PhotoError(f"shows {len(boxes)} digits or more; the limit is {MAX_DIGITS}")
     offset, scale = [each.start for each in inside], np.divide(gray[inside].shape, ink.shape)
     result = []
     for row, number in reading_order(boxes):
         top, left, bottom, right = boxes[number]
         crop, own = ink[top:bottom, left:right], labels[top:bottom, left:right] == number
-        if len(boxes) == 1:
+        if len(boxes) == 1 and not (labels == LEFT_OUT).any():
             image = photo.prepare(gray)
         else:
             image = photo.to_mnist(np.where(own, crop, 0), max(level, np.percentile(crop[own], 90) / 2))
@@ -66,43 +70,71 @@ def digits(gray: np.ndarray) -> list[Digit]:
     return result
 
 
-def find_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The number of the digit of each pixel of the ink, or -1, and (top, left, bottom, right) of each digit.
+def label_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of the digit of each pixel, NOTHING or LEFT_OUT; and (top, left, bottom, right) of each digit.
 
-    Specks and low parts, such as dashes, are no digits; nor is what meets the border, unless there is nothing else.
+    What touches the border of the photo is no digit, unless there is nothing else. PhotoError if there is no digit.
     """
-    reach = round(MAX_GAP * photo.mean_stroke_width(mask) / 2)
-    parts = photo.connected_components(photo.max_filter(np.pad(mask, reach), reach))
-    numbers, coords = parts[mask], np.array(np.nonzero(mask))
-    parts[~mask] = -1
-    areas, outlines = np.bincount(numbers), np.zeros(numbers.max() + 1)
+    boxes, areas, strokes = measure(photo.connected_components(mask))
+    inner = _inner(boxes, mask.shape)
+    stroke = _median(strokes[inner], areas[inner] / strokes[inner]) if inner.any() else photo.mean_stroke_width(mask)
+    reach = round(MAX_GAP * stroke / 2)
+    parts = np.where(mask, photo.connected_components(photo.max_filter(np.pad(mask, reach), reach)), -1)
+    boxes, areas, strokes = measure(parts)
+    lengths = areas / strokes
+    inner = _inner(boxes, mask.shape)
+    for chosen in np.flatnonzero(inner), np.arange(len(areas)):
+        chosen = chosen[np.argsort(-areas[chosen], kind="stable")][:MAX_PARTS]
+        large = (lengths[chosen] >= SPECK * lengths.max()) & (areas[chosen] >= SPECK / 2 * areas[chosen].max(initial=1))
+        chosen = chosen[large]
+        groups = group_parts(boxes[chosen], areas[chosen], strokes[chosen]) if len(chosen) else []
+        if groups:
+            break
+    else:
+        raise photo.PhotoError("shows no digit, only specks")
+    number = np.full(len(areas) + 1, NOTHING)  # the last entry is that of -1
+    number[chosen] = LEFT_OUT
+    for i, members in enumerate(groups):
+        number[chosen[members]] = i
+    boxes = [[*boxes[chosen[g], :2].min(axis=0), *boxes[chosen[g], 2:].max(axis=0)] for g in groups]
+    return number[parts], np.array(boxes)
+
+
+def measure(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each part: top, left, bottom and right; area; stroke width as in `photo.mean_stroke_width`."""
+    coords = np.array(np.nonzero(parts >= 0))
+    numbers = parts[tuple(coords)]
+    areas = np.bincount(numbers)
+    outlines, boxes = np.zeros(len(areas)), np.tile([*parts.shape, 0, 0], (len(areas), 1))
     for a, b in photo.NEIGHBOURS[:2]:
-        edges = np.maximum(parts[a], parts[b])[mask[a] != mask[b]]
+        edges = np.maximum(parts[a], parts[b])[(parts[a] < 0) != (parts[b] < 0)]
         outlines += np.bincount(edges, minlength=len(areas))
-    boxes = np.tile([*mask.shape, 0, 0], (len(areas), 1))
     for axis in (0, 1):
         np.minimum.at(boxes[:, axis], numbers, coords[axis])
         np.maximum.at(boxes[:, 2 + axis], numbers, coords[axis] + 1)
-    inner = (boxes[:, :2] > 0).all(axis=1) & (boxes[:, 2:] < mask.shape).all(axis=1)
-    chosen = np.flatnonzero(inner) if inner.any() else np.arange(len(areas))
-    chosen = chosen[np.argsort(-areas[chosen], kind="stable")][:MAX_PARTS]
-    chosen = chosen[areas[chosen] >= SPECK * areas[chosen[0]]]
-    strokes = 2 * areas[chosen] / (outlines[chosen] * math.pi / 4 + 1)
-    groups = group_parts(boxes[chosen], areas[chosen], strokes)
-    boxes = np.array([[*boxes[chosen[g], :2].min(axis=0), *boxes[chosen[g], 2:].max(axis=0)] for g in groups])
-    digit_of_part = np.full(len(areas) + 1, -1)
-    for number, members in enumerate(groups):
-        digit_of_part[chosen[members]] = number
-    return digit_of_part[parts], boxes
+    return boxes, areas, 2 * areas / (outlines * math.pi / 4 + 1)
+
+
+def _inner(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Which boxes do not touch the border."""
+    return (boxes[:, :2] > 0).all(axis=1) & (boxes[:, 2:] < shape).all(axis=1)
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    """The weighted median: half of the weight is at values that are not larger."""
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return values[order][np.searchsorted(total, total[-1] / 2)]
 
 
 def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> list[np.ndarray]:
-    """The parts of each digit, as indices: those inside each other, above each other, or low and near."""
+    """The parts of each digit, as indices: those inside each other, above each other, or low and near.
+
+    What is small or low, such as a dash, is no digit. If all are dots, there is none.
+    """
     top, left, bottom, right = boxes.T
     height, width = bottom - top, right - left
-    by_height = np.argsort(height)
-    covered = np.cumsum(areas[by_height])
-    typical = height[by_height][np.searchsorted(covered, covered[-1] / 2)]  # half of the ink is not higher
+    typical = _median(height, areas)
     across, along = _overlap(left, right), _overlap(top, bottom)
     least_height, least_width = np.minimum.outer(height, height), np.minimum.outer(width, width)
     fits = np.maximum.outer(bottom, bottom) - np.minimum.outer(top, top) <= STACKED * typical
@@ -111,11 +143,16 @@ def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> li
     gap = -np.minimum(across, along)
     near = (gap < 0.6 * np.maximum.outer(strokes, strokes)) & (least_height < 0.5 * typical) & fits
     label = np.arange(len(areas))
-    for a, b in np.argwhere(inside | stacked | near):
+    for a, b in np.argwhere(np.triu(inside | stacked | near, 1)):
         label[label == label[b]] = label[a]
     groups = [np.flatnonzero(label == number) for number in np.unique(label)]
-    sizes = [(np.ptp([top[g].min(), bottom[g].max()]), np.ptp([left[g].min(), right[g].max()])) for g in groups]
-    return [g for g, (h, w) in zip(groups, sizes, strict=True) if h >= LOW * typical and max(h, w) >= SMALL * typical]
+    digits, dots = [], 0
+    for group in groups:
+        h, w = np.ptp([top[group].min(), bottom[group].max()]), np.ptp([left[group].min(), right[group].max()])
+        if h >= LOW * typical and max(h, w) >= SMALL * typical:
+            digits.append(group)
+            dots += max(h, w) <= DOT * np.average(strokes[group], weights=areas[group])
+    return digits if dots < len(digits) else []
 
 
 def _overlap(first: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -131,7 +168,8 @@ def reading_order(boxes: np.ndarray) -> list[tuple[int, int]]:
     top, left, bottom, right = boxes.T
     y, x, height = (top + bottom) / 2, (left + right) / 2, bottom - top
     beside = _overlap(top, bottom) > 0.3 * np.minimum.outer(height, height)
-    distance = np.where(beside & (x > x[:, None]), x - x[:, None], np.inf)
+    distance = x - x[:, None]
+    distance = np.where(beside & (distance > 0) & (distance < 4 * height.max()), distance, np.inf)
     nearest, has = distance.argmin(axis=1), np.isfinite(distance).any(axis=1)
     slope = np.median((y[nearest] - y)[has] / (x[nearest] - x)[has]) if has.any() else 0
     level = y - slope * x

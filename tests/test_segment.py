@@ -82,6 +82,28 @@ def test_digits_at_the_border_if_there_are_no_others():
     assert len(segment.digits(canvas((0, 100, 90, 115), (0, 200, 90, 215)))) == 2
 
 
+def test_dirt_does_not_replace_a_digit_at_the_border():
+    with_dirt = canvas((0, 100, 90, 115), (150, 200, 154, 204))
+    assert (segment.digits(with_dirt)[0].image == photo.prepare(with_dirt)).all()
+
+
+def test_a_dash_beside_a_single_digit_is_not_in_its_image():
+    (found,) = segment.digits(canvas(ONE, (90, 200, 105, 230)))
+    assert np.abs(found.image.astype(int) - photo.prepare(canvas(ONE))).mean() < 2
+
+
+def test_a_shadow_does_not_join_digits():
+    close = canvas(ONE, (50, 127, 150, 142), OTHER)
+    close[:, 300:] = 0
+    assert len(segment.digits(close)) == 3
+
+
+def test_specks_alone_are_no_digits():
+    dust = [(20 + 30 * i, 20 + 35 * j, 24 + 30 * i, 24 + 35 * j) for i, j in np.ndindex(5, 10)]
+    with pytest.raises(photo.PhotoError, match="only specks"):
+        segment.digits(canvas(*dust))
+
+
 def test_faint_strokes_beside_dark_ones():
     gray = canvas(ONE, OTHER)
     gray[50:150, 300:305] = 180
@@ -89,7 +111,8 @@ def test_faint_strokes_beside_dark_ones():
 
 
 def test_wide_digits_may_be_two():
-    assert [each.wide for each in segment.digits(canvas(ONE, (50, 200, 150, 300)))] == [False, True]
+    frame = (50, 200, 65, 300), (135, 200, 150, 300), (50, 200, 150, 215), (50, 285, 150, 300)
+    assert [each.wide for each in segment.digits(canvas(ONE, *frame))] == [False, True]
 
 
 @pytest.mark.parametrize("slope", [-0.17, 0, 0.17])
