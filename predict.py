@@ -67,7 +67,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> cli.Parser:
     """The command line."""
-    result = cli.Parser(prog="predict.py", description="Classify the digits in photos, scans or drawings.")
+    result = cli.Parser(
+        prog="predict.py",
+        description="Classify the digits in photos, scans or drawings: one row for each photo, with its digits in "
+        "reading order (rows divided by ' / ').",
+    )
     result.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="photos, and folders of photos")
     result.add_argument("--model", type=Path, default=SHIPPED[0], help="a model file (models/best.npz)")
     result.add_argument(
@@ -180,12 +184,12 @@ def classify(network: Network, file: Path, arguments: argparse.Namespace) -> lis
 
 
 def is_unsure(probabilities: np.ndarray, wide: bool) -> bool:
-    """Whether the second digit is too likely beside the first one. (Label smoothing lowers all large probabilities.)"""
+    """Whether p1 / (p1 + p2) is below the threshold, which is higher for wide digits. (Label smoothing lowers p1.)"""
     second, first = np.sort(probabilities)[-2:]
     return bool(first / (first + second) < (WIDE_THRESHOLD if wide else CONFIDENCE_THRESHOLD))
 
 
-def text(results: list[dict]) -> str:
+def reading(results: list[dict]) -> str:
     """The digits of one photo, its rows divided by " / "."""
     rows = itertools.groupby(results, lambda result: result["row"])
     return " / ".join("".join(str(result["digit"]) for result in row) for _, row in rows)
@@ -205,7 +209,7 @@ def format_row(results: list[dict], width: int) -> str:
     if len(name) > width:
         name = f"...{name[3 - width :]}"
     first, unsure = results[0], sum(result["unsure"] for result in results)
-    cells = [text(results), f"{min(result['probability'] for result in results):.4f}", "", ""]
+    cells = [reading(results), f"{min(result['probability'] for result in results):.4f}", "", ""]
     remarks = [f"{unsure} of {len(results)} unsure"] if unsure else []
     if len(results) == 1:
         cells[2:] = [first["runner_up"], f"{first['runner_up_probability']:.4f}"]

@@ -149,6 +149,13 @@ def _umask() -> int:
     return mask
 
 
+class _Archive(zipfile.ZipFile):
+    """An archive that Ctrl-C may leave unfinished: then it writes and prints nothing when it is deleted."""
+
+    def __del__(self) -> None:
+        pass
+
+
 def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text: int = MAX_TEXT) -> None:
     """Write `description` (a JSON object) and `arrays` to `path`, atomically. StorageError if it is too large."""
     if sum(a.nbytes for a in arrays.values()) > MAX_BYTES:
@@ -161,7 +168,10 @@ def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text
         raise StorageError(f"{path} would have a description of more than {max_text:,} bytes")
     with atomic_write(path) as file:
         try:
-            np.savez(file, **{DESCRIPTION: np.frombuffer(text, np.uint8)}, **arrays)
+            with _Archive(file, "w") as archive:  # as np.savez does
+                for name, array in {DESCRIPTION: np.frombuffer(text, np.uint8), **arrays}.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
         except ValueError as error:  # of zipfile, if Ctrl-C came while it opened a member: that must not be lost
             raise error.__context__ or error from None
 

@@ -48,7 +48,7 @@ def test_measured_text_is_what_was_measured():
     """Tables and output between marks are those that the programs in tests/bench wrote last, also to their log."""
     blocks = dict(re.findall(r"<!-- ([\w ]+) -->\n(.*?)\n<!-- /\1 -->", TEXTS, re.S))
     logs = {log.stem: log.read_text().rstrip("\n") for log in (ROOT / "tests/bench/log").glob("*.md")}
-    assert blocks == logs and len(blocks) == TEXTS.count("<!-- /")
+    assert blocks == logs and all(blocks.values()) and len(blocks) == TEXTS.count("<!-- /")
 
 
 def test_every_program_that_writes_into_the_pages_is_run_by_everything():

@@ -1,6 +1,7 @@
 """Model files: whole or not at all, verified or refused."""
 
 import errno
+import gc
 import io
 import json
 import os
@@ -445,3 +446,19 @@ def test_members_are_neither_compressed_nor_of_two_sizes(tmp_path, change):
             setattr(file.infolist()[1], name, value)
         with pytest.raises(ValueError, match="compressed members"):
             storage._list_members(file, 10**6, 10**6)
+
+
+def test_an_interrupted_write_prints_nothing_later(tmp_path, monkeypatch):
+    """The archive is still open when its file is closed."""
+    printed = []
+
+    def interrupted(archive, *_, **__):
+        archive._writing = True  # as within ZipFile.open
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    monkeypatch.setattr(zipfile.ZipFile, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write(tmp_path / "a.npz", {}, {"a": np.zeros(3)})
+    gc.collect()
+    assert not printed and not list(tmp_path.iterdir())

@@ -96,11 +96,11 @@ def predict() -> None:
 def number() -> None:
     """Photos of several digits, and the predictions."""
     images, _ = mnist.load("test")
-    Path("photos").mkdir()
+    Path("numbers").mkdir()
     for name, (paper, make, first, count) in NUMBERS.items():
         rng = np.random.default_rng(first)
-        PAPERS[paper](make(images[first : first + count], rng)[0], rng).save(Path("photos", name))
-    write_block("number", example("python predict.py photos --show seen.png").replace(f"{ROOT}/", ""))
+        PAPERS[paper](make(images[first : first + count], rng)[0], rng).save(Path("numbers", name))
+    write_block("number", example("python predict.py numbers --show seen.png").replace(f"{ROOT}/", ""))
     shutil.copy("seen.png", ROOT / "docs" / "number.png")
 
 
