@@ -43,6 +43,13 @@ class StorageError(ValueError):
     exit_code = 1
 
 
+class _Archive(zipfile.ZipFile):
+    """An archive that Ctrl-C may leave half made: then it writes and prints nothing when it is deleted."""
+
+    def __del__(self) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary binary file that replaces `path` at the end of the block; after an exception it is removed.
@@ -132,7 +139,7 @@ def check_writable(path: Path) -> None:
     with contextlib.suppress(_DryRun), atomic_write(path):
         raise _DryRun
     try:
-        with contextlib.suppress(FileNotFoundError), zipfile.ZipFile(path) as archive:
+        with contextlib.suppress(FileNotFoundError), _Archive(path) as archive:
             archive.getinfo(f"{DESCRIPTION}.npy")
     except (zipfile.BadZipFile, KeyError):
         reason = f"{path} exists and is not a model of this program: choose another name, or remove it"
@@ -147,13 +154,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-class _Archive(zipfile.ZipFile):
-    """An archive that Ctrl-C may leave unfinished: then it writes and prints nothing when it is deleted."""
-
-    def __del__(self) -> None:
-        pass
 
 
 def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text: int = MAX_TEXT) -> None:
@@ -222,7 +222,7 @@ def open_zip(content: bytes) -> zipfile.ZipFile:
     """A zip archive. ValueError if it has more than MAX_MEMBERS members: to list 300,000 would take seconds."""
     if content.count(b"PK\1\2") > MAX_MEMBERS:  # the first bytes of each entry of its directory
         raise ValueError(f"more than {MAX_MEMBERS:,} members")
-    return zipfile.ZipFile(io.BytesIO(content))
+    return _Archive(io.BytesIO(content))
 
 
 def _list_members(archive: zipfile.ZipFile, size: int, max_text: int) -> dict[str, zipfile.ZipInfo]:

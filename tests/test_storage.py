@@ -462,3 +462,17 @@ def test_an_interrupted_write_prints_nothing_later(tmp_path, monkeypatch):
         storage.write(tmp_path / "a.npz", {}, {"a": np.zeros(3)})
     gc.collect()
     assert not printed and not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_read_prints_nothing_later(model, monkeypatch):
+    printed = []
+
+    def interrupted(archive, *_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        storage.read(model, "model")
+    gc.collect()
+    assert not printed
