@@ -135,7 +135,6 @@ def check_writable(path: Path) -> None:
 
     An existing file may be overwritten only if it is one that `write` made.
     """
-    remove_temporary_files(path.parent, path.name)
     with contextlib.suppress(_DryRun), atomic_write(path):
         raise _DryRun
     try:

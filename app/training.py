@@ -164,8 +164,9 @@ def train(
     """
     folder = path.with_suffix("")
     checkpoint = folder / "checkpoint.npz"
-    storage.check_writable(path)
+    storage.remove_temporary_files(path.parent, path.name)  # here, where the lock is held
     storage.remove_temporary_files(folder)
+    storage.check_writable(path)
     network = config.build_network()
     run = Run(metadata | {"recipe": config.settings()})
     if resume and checkpoint.exists():
