@@ -295,7 +295,10 @@ def plot_probabilities(ax: Axes, probabilities: Sequence[Sequence[float]]) -> No
         ax.set_title(f"{len(best)} digits, lowest {100 * min(bars):.1f}%", fontsize=9)
     ax.bar(range(len(bars)), bars, color=colors)
     ax.set(ylim=(0, 1), yticks=[0, 0.5, 1])
-    ax.set_xticks(range(len(bars)), ticks) if len(bars) <= 12 else ax.set_xticks([])
+    if len(bars) > 12:  # no space for the digits
+        ax.set_xticks([])
+    else:
+        ax.set_xticks(range(len(bars)), ticks)
     ax.set_ylabel("probability", fontsize=8)
     ax.tick_params(labelsize=8)
     ax.grid(axis="x", visible=False)

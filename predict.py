@@ -40,12 +40,13 @@ TITLES = ["digit", "probability", "runner-up", "probability"]  # of the table
 BOX = "left top right bottom".split()  # fractions of the photo's width and height
 COLUMNS = ["file", "digit", "probability", "runner_up", "runner_up_probability", "unsure", "real", "error", "row", *BOX]
 PNG_SOFTWARE = "predict.py --show"
-OWN_HEADERS = {".csv": ",".join(COLUMNS[:8]).encode(), ".png": PNG_SOFTWARE.encode()}  # mark the files of earlier runs
+# how the files of earlier runs begin; their CSV files may have no row and box
+OWN_HEADERS = {".csv": ",".join(COLUMNS[:8]).encode(), ".png": PNG_SOFTWARE.encode()}
 
 
 @cli.command
 def main(argv: list[str] | None = None) -> int:
-    """Classify the digits of each photo, print its row, then write the files that were asked for."""
+    """Classify the digits of each photo, print their row, then write the files that were asked for."""
     arguments = parse_arguments(argv)
     network = load_digit_classifier(arguments.model)
     if arguments.draw:
@@ -151,9 +152,8 @@ def classify_files(network: Network, files: dict[Path, str], arguments: argparse
 
 def find_digits(file: Path, arguments: argparse.Namespace) -> list[segment.Digit]:
     """The digits in a photo. PhotoError if there is none."""
-    gray = photo.read(file)
     one = arguments.one or arguments.labels
-    return [segment.Digit(photo.prepare(gray))] if one else segment.digits(gray)
+    return [segment.Digit(photo.digit(file))] if one else segment.digits(photo.read(file))
 
 
 def classify(network: Network, file: Path, arguments: argparse.Namespace) -> list[dict]:

@@ -104,13 +104,14 @@ class Pad:
             self.network_input, self.probabilities = np.zeros((0, 28, 28), np.uint8), np.zeros((0, 10))
         self.canvas_image.set_data(self.canvas)
         found = len(self.network_input) > 0
+        images, probabilities = self.network_input, self.probabilities
+        if not found:
+            images, probabilities = np.zeros((1, 28, 28)), np.zeros((1, 10))
         self.input_axes.clear()
-        plots.show_image(
-            self.input_axes, plots.montage(self.network_input if found else np.zeros((1, 28, 28))), "black"
-        )
+        plots.show_image(self.input_axes, plots.montage(images), "black")
         self.input_axes.set_title("network input")
         self.bar_axes.clear()
-        plots.plot_probabilities(self.bar_axes, self.probabilities if found else np.zeros((1, 10)))
+        plots.plot_probabilities(self.bar_axes, probabilities)
         if not found:
             self.bar_axes.set_title("")
         self._show_message("")

@@ -282,11 +282,9 @@ def inside_frame(gray: np.ndarray) -> tuple[slice, slice]:
     inside = gray[box]
     y, x = (pixels // 8 for pixels in inside.shape)
     middle = inside[y : inside.shape[0] - y, x : inside.shape[1] - x]
-    if np.mean(_border(different[box])) < 0.95 or np.ptp(middle) < 32:
-        return whole
     edge = max(1, min(inside.shape) // 50)  # where frame and photo mix
-    if min(inside.shape) <= 2 * edge:
-        return box
+    if np.mean(_border(different[box])) < 0.95 or np.ptp(middle) < 32 or min(inside.shape) <= 2 * edge:
+        return whole
     return slice(rows.start + edge, rows.stop - edge), slice(columns.start + edge, columns.stop - edge)
 
 

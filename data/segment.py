@@ -13,9 +13,8 @@ import numpy as np
 from data import photo
 
 MAX_SIZE = 1000  # pixels: a photo whose longer side is longer is scaled down to this size
-LEVELS = np.array(
-    [0.5, 1, 1.25, 1.5]
-)  # of the usual threshold: the first at which at most one stroke crosses the border
+# of the usual threshold of the ink: the first at which at most one stroke crosses the border of the photo
+LEVELS = np.array([0.5, 1, 1.25, 1.5])
 MAX_GAP = 0.5  # stroke widths: ink that is closer belongs to one part
 MAX_PARTS = 200  # only the largest are looked at
 MAX_DIGITS = 120  # more are the texture of some surface, and would take more than a second

@@ -8,7 +8,6 @@ photos exactly the digits were found, in reading order, and how many digits are 
 digits alone. --split train uses the validation images (the last 10,000), as all choices in data/segment.py do.
 """
 
-import argparse
 import io
 import itertools
 import os
@@ -22,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import numpy as np  # noqa: E402
-from photos import PAPERS, large  # noqa: E402
+from photos import PAPERS, large, parse_arguments  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
 from tables import write_table  # noqa: E402
 
@@ -149,12 +148,7 @@ def accuracy(network: Network, images: np.ndarray, labels: np.ndarray) -> str:
 
 def main() -> None:
     """Draw, read, and print the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("models", type=Path, nargs="*", default=[ROOT / "models" / f"{n}.npz" for n in ("best", "cnn")])
-    parser.add_argument("--write", action="store_true", help="write the table into docs/photos.md")
-    parser.add_argument("--count", type=int, default=1000, help="photos of each kind")
-    parser.add_argument("--split", choices=["train", "test"], default="test")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(1000, "photos of each kind")
     networks = {path.stem: Network.load(path) for path in arguments.models}
     images, labels = (each[-10_000:] for each in mnist.load(arguments.split))
     table = [["photo", "exactly found", *itertools.chain(*([f"`{name}`", "alone"] for name in networks))]]

@@ -25,6 +25,7 @@ from PIL import Image, ImageFilter  # noqa: E402
 from data import mnist  # noqa: E402
 from data import photo as pipeline  # noqa: E402
 from network import Network  # noqa: E402
+from predict import CONFIDENCE_THRESHOLD  # noqa: E402
 
 Draw = Callable[[np.ndarray, np.random.Generator], Image.Image]  # a digit (28, 28) as a photo
 Paper = Callable[[Image.Image, np.random.Generator], Image.Image]  # ink, white on black, as a photo
@@ -146,14 +147,19 @@ def work(task: tuple[str, np.ndarray, int]) -> np.ndarray:
     return np.stack([prepared(kind, digit, first + i) for i, digit in enumerate(digits)])
 
 
-def main() -> None:
-    """Draw, look, and print the tables."""
+def parse_arguments(count: int, counted: str) -> argparse.Namespace:
+    """The command line of this program and of digit_numbers.py; count: the default, of what."""
     parser = argparse.ArgumentParser()
     parser.add_argument("models", type=Path, nargs="*", default=[ROOT / "models" / f"{n}.npz" for n in ("best", "cnn")])
     parser.add_argument("--write", action="store_true", help="write the table into docs/photos.md")
-    parser.add_argument("--count", type=int, default=10_000, help="digits of each kind, out of all evenly")
+    parser.add_argument("--count", type=int, default=count, help=counted)
     parser.add_argument("--split", choices=["train", "test"], default="test")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Draw, look, and print the tables."""
+    arguments = parse_arguments(10_000, "digits of each kind, out of all evenly")
     networks = [Network.load(path) for path in arguments.models]
     images, labels = mnist.load(arguments.split)
     chosen = np.linspace(0, 9_999, arguments.count).astype(int) - 10_000
@@ -172,16 +178,21 @@ def main() -> None:
                 right[i].append((probabilities.argmax(axis=1) == labels) & seen.any(axis=(1, 2)))
             print(f"{kind:26}" + "".join(f"{100 * r[-1].mean():11.2f}%" for r in right), flush=True)
             table.append([kind, *(f"{100 * r[-1].mean():.2f} %" for r in right)])
-    if arguments.write:
-        from tables import write_table  # late: the tests use this file too
-
-        write_table("photos", table, f"Accuracy on {len(images):,} digits of each kind.")
+    remark = f"Accuracy on {len(images):,} digits of each kind."
     for path, s, r in zip(arguments.models, map(np.concatenate, sure), map(np.concatenate, right), strict=True):
         print(f"\n{path.stem}: threshold  below it  of those right  of the others right")
         for threshold in THRESHOLDS:
             low = s < threshold
             shares = low.mean(), r[low].sum() / max(1, low.sum()), r[~low].mean()
             print(f"{threshold:{len(path.stem) + 11}.2f}{shares[0]:10.4f}{shares[1]:16.4f}{shares[2]:21.4f}")
+            if threshold == CONFIDENCE_THRESHOLD:
+                percent = [f"{100 * share:.1f} %" for share in shares]
+                remark += f" `{path.stem}` calls {percent[0]} unsure: {percent[1]} of these are right, "
+                remark += f"{percent[2]} of the others."
+    if arguments.write:
+        from tables import write_table  # late: the tests use this file too
+
+        write_table("photos", table, remark)
 
 
 if __name__ == "__main__":
