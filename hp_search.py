@@ -12,7 +12,6 @@ The winner's config is in models/best/config.toml: `train.py --config` makes the
 
 import argparse
 import contextlib
-import sys
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -143,4 +142,4 @@ def finish(search: Search, source: str, metadata: dict, arrays: tuple, path: Pat
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.exit_process(main())

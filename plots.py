@@ -9,7 +9,6 @@ import argparse
 import csv
 import math
 import re
-import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -345,4 +344,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.exit_process(main())

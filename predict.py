@@ -17,7 +17,6 @@ import contextlib
 import itertools
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -253,4 +252,4 @@ def save_figure(results: list[dict], arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.exit_process(main())

@@ -9,7 +9,6 @@ train.py and hp_search.py never read the test files. Writes confusion.png, mista
 models/NAME/. With several models, such as those of `train.py --repeat 5`, it also prints mean and standard deviation.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,4 +123,4 @@ def save_files(folder: Path, suffix: str, dataset: str, images: np.ndarray, labe
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.exit_process(main())

@@ -9,7 +9,6 @@ Never reads the test files. Every setting is a flag and a key of a config
 file (--config configs/two_layer.toml). Writes models/NAME.npz, and into models/NAME/ the history and the figures.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,4 +71,4 @@ def result_message(results: dict[Path, dict]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.exit_process(main())

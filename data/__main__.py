@@ -5,7 +5,6 @@ train images   60,000 x 28 x 28  MNIST  data/raw/train-images-idx3-ubyte.gz
 MNIST is complete (4 files, data/raw)
 """
 
-import sys
 from pathlib import Path
 
 from app import cli
@@ -41,4 +40,4 @@ def state(split: str, kind: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.exit_process(main())

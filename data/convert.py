@@ -13,7 +13,6 @@ they would be read as photos.
 import argparse
 import os
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -139,4 +138,4 @@ def write_folder(target: Path, format: str, splits: formats.Splits, variants: in
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.exit_process(main())

@@ -52,6 +52,21 @@ def test_a_flag_without_its_value(run, words):
     assert (code, out) == (2, "") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("exit_code", [0, 1, 130, 143])
+def test_a_stopped_program_is_not_taken_apart(exit_code):
+    code = f"""
+import atexit, os
+from app import cli
+class Aborts:
+    def __del__(self):
+        os.abort()
+aborts = Aborts() if {exit_code} > 128 else None
+atexit.register(print, "cleaned up", flush=True)
+cli.exit_process({exit_code})"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (exit_code, "cleaned up\n", "")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_output_that_is_full_or_closed(archive, train, tmp_path):
