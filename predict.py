@@ -30,9 +30,9 @@ from network import Network
 
 # A prediction is called unsure if p1 / (p1 + p2) is lower; p1 and p2 are the two largest probabilities. On test images
 # rendered as 16 kinds of photos, two of three predictions below it are right, and 99.7 % of those above it
-# (tests/bench/photos.py --count 2500). The higher one is for wide digits, which may be two that touch: nine of ten such
-# pairs are called unsure (tests/bench/digit_numbers.py --split train).
-CONFIDENCE_THRESHOLD, WIDE_THRESHOLD = 0.9, 0.999
+# (tests/bench/photos.py --count 2500). The higher one is for wide digits, which may be two that touch; those with long
+# strokes too are always unsure. So are nine of ten such pairs (tests/bench/digit_numbers.py --split train).
+CONFIDENCE_THRESHOLD, WIDE_THRESHOLD = 0.9, 0.99
 SHOWN = 24  # photos in the figure of --show
 MAX_NAME_WIDTH = 60  # characters of a file's name in the table
 TITLES = ["digit", "probability", "runner-up", "probability"]  # of the table
@@ -172,7 +172,7 @@ def classify(network: Network, file: Path, arguments: argparse.Namespace) -> lis
                 "probability": round(float(probabilities[first]), 6),
                 "runner_up": second,
                 "runner_up_probability": round(float(probabilities[second]), 6),
-                "unsure": is_unsure(probabilities, digit.wide),
+                "unsure": is_unsure(probabilities, digit),
                 **real,
                 "row": digit.row,
                 **dict(zip(BOX, digit.box, strict=True)),
@@ -182,10 +182,11 @@ def classify(network: Network, file: Path, arguments: argparse.Namespace) -> lis
     return results
 
 
-def is_unsure(probabilities: np.ndarray, wide: bool) -> bool:
-    """Whether p1 / (p1 + p2) is below the threshold, which is higher for wide digits. (Label smoothing lowers p1.)"""
+def is_unsure(probabilities: np.ndarray, digit: segment.Digit) -> bool:
+    """Whether p1 / (p1 + p2) is below the threshold, or the digit looks like two. (Label smoothing lowers p1.)"""
     second, first = np.sort(probabilities)[-2:]
-    return bool(first / (first + second) < (WIDE_THRESHOLD if wide else CONFIDENCE_THRESHOLD))
+    share = first / (first + second)
+    return bool(share < (WIDE_THRESHOLD if digit.wide else CONFIDENCE_THRESHOLD)) or (digit.wide and digit.long)
 
 
 def reading(results: list[dict]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data import photo
 
-MAX_SIZE = 1000  # pixels: a photo whose longer side is longer is scaled down to this size
+MAX_PIXELS, MAX_SIDE = 1_000_000, 2500  # a photo that is larger is scaled down
 # of the usual threshold of the ink: the first at which at most one stroke crosses the border of the photo
 LEVELS = np.array([0.5, 1, 1.25, 1.5])
 MAX_GAP = 0.5  # stroke widths: ink that is closer belongs to one part
@@ -21,9 +21,10 @@ MAX_DIGITS = 120  # more are the texture of some surface, and would take more th
 SPECK = 0.05  # of the length of the longest part, and half of it of the largest area; less is dirt
 DOT = 2.3  # stroke widths; what is not longer is a dot: a disc has 2, a filled 8 has 2.7
 SMALL = 0.4  # of the typical height; what is not larger in one direction is no digit
-LOW = 0.27  # of the typical height; what is lower is no digit, but may be the bar of one
+LOW = 0.27  # of the typical height; what is lower, and than LOW_STROKES too, is no digit, but may be the bar of one
+LOW_STROKES = 4  # stroke widths
 STACKED = 1.5  # of the typical height; parts above each other that are not higher together are one digit
-WIDE = 0.8  # of its height; a wider digit may be two that touch
+WIDE, LONG = 0.8, 3  # of its height; a digit that is wider, or whose strokes are longer, may be two that touch
 NOTHING, LEFT_OUT = -1, -2  # instead of the number of a digit: no ink, specks and the border; dashes and the like
 
 
@@ -31,13 +32,15 @@ NOTHING, LEFT_OUT = -1, -2  # instead of the number of a digit: no ink, specks a
 class Digit:
     """One digit of a photo: its image in MNIST's form, its row (from 1) and its place.
 
-    box: left, top, right and bottom as fractions of the photo's width and height. wide: maybe two digits that touch.
+    box: left, top, right and bottom as fractions of the photo's width and height. wide, long: its width, and its
+    strokes, compared with its height: maybe two digits that touch.
     """
 
     image: np.ndarray
     row: int = 1
     box: tuple[float, ...] = (0.0, 0.0, 1.0, 1.0)
     wide: bool = False
+    long: bool = False
 
 
 def digits(gray: np.ndarray) -> list[Digit]:
@@ -48,7 +51,8 @@ def digits(gray: np.ndarray) -> list[Digit]:
     if photo.is_prepared(gray):
         return [Digit(gray)]
     inside = photo.inside_frame(gray)
-    size = min(max(photo.WORK_SIZE, *gray[inside].shape), MAX_SIZE)
+    short, long = sorted(gray[inside].shape)
+    size = min(max(photo.WORK_SIZE, long), MAX_SIDE, round(math.sqrt(MAX_PIXELS * long / short)))
     ink, level = photo.find_ink(gray[inside], size, several=True)
     level = next((x for x in level * LEVELS if x < ink.max() and photo.border_strokes(ink > x) < 2), level)
     labels, boxes = label_digits(ink > level)
@@ -65,7 +69,9 @@ def digits(gray: np.ndarray) -> list[Digit]:
             image = photo.to_mnist(np.where(own, crop, 0), max(level, np.percentile(crop[own], 90) / 2))
         corners = (offset + scale * boxes[number].reshape(2, 2)) / gray.shape
         box = tuple(corners[:, ::-1].ravel().round(4).tolist())
-        result.append(Digit(image, row, box, bool(right - left > WIDE * (bottom - top))))
+        length = own.sum() / photo.mean_stroke_width(np.pad(own, 1))
+        wide, long = (bool(size > limit * len(own)) for size, limit in ((right - left, WIDE), (length, LONG)))
+        result.append(Digit(image, row, box, wide, long))
     return result
 
 
@@ -76,7 +82,8 @@ def label_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     boxes, areas, strokes = measure(photo.connected_components(mask))
     inner = _inner(boxes, mask.shape)
-    stroke = _median(strokes[inner], areas[inner] / strokes[inner]) if inner.any() else photo.mean_stroke_width(mask)
+    # of typical ink: each of its pixels counts
+    stroke = np.median(np.repeat(strokes[inner], areas[inner])) if inner.any() else photo.mean_stroke_width(mask)
     reach = round(MAX_GAP * stroke / 2)
     parts = np.where(mask, photo.connected_components(photo.max_filter(np.pad(mask, reach), reach)), -1)
     boxes, areas, strokes = measure(parts)
@@ -119,13 +126,6 @@ def _inner(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return (boxes[:, :2] > 0).all(axis=1) & (boxes[:, 2:] < shape).all(axis=1)
 
 
-def _median(values: np.ndarray, weights: np.ndarray) -> float:
-    """The weighted median: half of the weight is at values that are not larger."""
-    order = np.argsort(values)
-    total = np.cumsum(weights[order])
-    return values[order][np.searchsorted(total, total[-1] / 2)]
-
-
 def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> list[np.ndarray]:
     """The parts of each digit, as indices: those inside each other, above each other, or low and near.
 
@@ -133,12 +133,12 @@ def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> li
     """
     top, left, bottom, right = boxes.T
     height, width = bottom - top, right - left
-    typical = _median(height, areas)
+    typical = np.median(np.repeat(height, areas))
     across, along = _overlap(left, right), _overlap(top, bottom)
     least_height, least_width = np.minimum.outer(height, height), np.minimum.outer(width, width)
     fits = np.maximum.outer(bottom, bottom) - np.minimum.outer(top, top) <= STACKED * typical
     inside = (across > 0.5 * least_width) & (along > 0.5 * least_height)
-    stacked = (across > 0.2 * least_width) & (along > -0.25 * typical) & (along < 0.3 * least_height) & fits
+    stacked = (across > 0.2 * least_width) & (along > -0.35 * typical) & (along < 0.5 * least_height) & fits
     gap = -np.minimum(across, along)
     near = (gap < 0.6 * np.maximum.outer(strokes, strokes)) & (least_height < 0.5 * typical) & fits
     label = np.arange(len(areas))
@@ -148,9 +148,10 @@ def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> li
     digits, dots = [], 0
     for group in groups:
         h, w = np.ptp([top[group].min(), bottom[group].max()]), np.ptp([left[group].min(), right[group].max()])
-        if h >= LOW * typical and max(h, w) >= SMALL * typical:
+        stroke = np.average(strokes[group], weights=areas[group])
+        if h >= min(LOW * typical, LOW_STROKES * stroke) and max(h, w) >= SMALL * typical:
             digits.append(group)
-            dots += max(h, w) <= DOT * np.average(strokes[group], weights=areas[group])
+            dots += max(h, w) <= DOT * stroke
     return digits if dots < len(digits) else []
 
 

@@ -68,6 +68,7 @@ def test_pooling_equals_the_definition(size, stride):
 def test_convolution_starts_by_all_it_looks_at(init, fan):
     """As the papers say for channels * k * k inputs and, with xavier, filters * k * k outputs."""
     layer = Conv2D(200, 3, init=init)
+    assert Conv2D(200, 3).init == "he", "the default"
     layer.connect((9, 8, 9))
     layer.params = {name: np.empty(shape) for name, shape in layer.shapes.items()}
     layer.initialise(RNG)

@@ -9,6 +9,7 @@ from PIL import Image
 
 import plots
 import storage
+from search import plots as search_plots
 
 RNG = np.random.default_rng(3)
 HISTORY = [{"epoch": e, "train_loss": 1 / e, "train_accuracy": 1 - 0.1 / e, "lr": 0.1} for e in (1, 2, 3)]
@@ -31,10 +32,17 @@ FIGURES = {  # arguments of every function that makes a figure, without the titl
 
 
 def test_every_figure_is_tested():
-    functions = [
-        f for _, f in inspect.getmembers(plots, inspect.isfunction) if inspect.signature(f).return_annotation is Figure
-    ]
-    assert set(functions) == set(FIGURES)
+    assert set(drawing_functions(plots)) == set(FIGURES)
+
+
+def drawing_functions(module):
+    functions = (function for _, function in inspect.getmembers(module, inspect.isfunction))
+    return [function for function in functions if inspect.signature(function).return_annotation is Figure]
+
+
+def test_all_figures_have_the_same_style():
+    for function in drawing_functions(plots) + drawing_functions(search_plots):
+        assert hasattr(function, "__wrapped__"), f"{function.__name__} is not decorated with `styled`"
 
 
 @pytest.mark.figures

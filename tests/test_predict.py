@@ -73,14 +73,26 @@ def test_a_row_for_each_photo(run, model, photos, tmp_path):
         assert float(probability) == pytest.approx(expected.max(), abs=1e-4)
         assert float(second) == pytest.approx(expected[order[1]], abs=1e-4)
         first, second = expected[order[:2]]
-        wide, program = segment.digits(photo.read(tmp_path / file))[0].wide, script("predict")
-        threshold = program.WIDE_THRESHOLD if wide else program.CONFIDENCE_THRESHOLD
-        assert (remark == "unsure") == (first / (first + second) < threshold)
+        [found_digit], program = segment.digits(photo.read(tmp_path / file)), script("predict")
+        threshold = program.WIDE_THRESHOLD if found_digit.wide else program.CONFIDENCE_THRESHOLD
+        touching = found_digit.wide and found_digit.long
+        assert (remark == "unsure") == (touching or first / (first + second) < threshold)
     table = [line for line in out.splitlines() if line.startswith(("photo", "mine"))]
     end = table[0].index("digit") + len("digit")
     assert all(line[end - 2 : end + 1] == f" {digit} " for line, (_, digit, *_) in zip(table[1:], found, strict=True))
     assert {len(line.removesuffix("  unsure")) for line in table} == {len(table[0])}, "the table is aligned"
     assert re.fullmatch(rf"20 photos: 20 read, \d+ of them unsure \({model}\)", out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("share", "wide", "long", "unsure"),
+    [(0.91, False, False, False), (0.89, False, False, True), (0.98, True, False, True), (0.992, True, False, False),
+     (1.0, True, True, True), (0.91, False, True, False)],
+)  # fmt: skip
+def test_what_is_unsure(share, wide, long, unsure):
+    digit = segment.Digit(np.zeros((28, 28), np.uint8), wide=wide, long=long)
+    probabilities = np.array([0.9 * share, 0.9 * (1 - share), *[0] * 8])  # label smoothing keeps their sum below 1
+    assert script("predict").is_unsure(probabilities, digit) is unsure
 
 
 def count_right(model, photos):
@@ -279,6 +291,15 @@ def test_looking_for_photos_shows_progress_on_a_terminal_only(tmp_path, monkeypa
         assert len(predict.find_files([tmp_path], None)) == 1
         assert shown in stream.getvalue() and (shown or not stream.getvalue())
         assert not stream.getvalue().split("\r")[-1].strip(), "it is removed at the end"
+
+
+def test_folders_are_read_in_the_order_of_their_names(tmp_path):
+    names = [f"{i:02d}" for i in range(30)]
+    for name in np.random.default_rng(0).permutation(names):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    found = script("predict").find_photos(tmp_path, id)
+    assert [file.parent.name for file, _ in found] == names
 
 
 def test_ctrl_c_while_looking_for_photos(run, model, monkeypatch, tmp_path):

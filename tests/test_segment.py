@@ -110,9 +110,12 @@ def test_faint_strokes_beside_dark_ones():
     assert len(segment.digits(gray)) == 3
 
 
-def test_wide_digits_may_be_two():
-    frame = (50, 200, 65, 300), (135, 200, 150, 300), (50, 200, 150, 215), (50, 285, 150, 300)
-    assert [each.wide for each in segment.digits(canvas(ONE, *frame))] == [False, True]
+def test_wide_and_long_digits_may_be_two():
+    frame = [(50, 200, 65, 300), (135, 200, 150, 300), (50, 200, 150, 215), (50, 285, 150, 300), (92, 200, 107, 300)]
+    comb = [(50, 200, 150, 208), *((y, 200, y + 8, 265) for y in range(50, 150, 18))]
+    for ink, expected in (frame, (True, True)), (frame[:3], (True, False)), (comb, (False, True)):
+        found = segment.digits(canvas(ONE, *ink))
+        assert [(each.wide, each.long) for each in found] == [(False, False), expected]
 
 
 @pytest.mark.parametrize("slope", [-0.17, 0, 0.17])

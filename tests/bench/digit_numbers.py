@@ -175,7 +175,7 @@ def main() -> None:
     single = [digits[0] for digits in found if len(digits) == 1]
     for name, network in networks.items():
         probabilities = network.predict_proba(np.stack([digit.image for digit in single]))
-        unsure = sum(is_unsure(p, digit.wide) for p, digit in zip(probabilities, single, strict=True))
+        unsure = sum(is_unsure(p, digit) for p, digit in zip(probabilities, single, strict=True))
         shares = [f"{100 * count / len(found):.1f} %" for count in (unsure, len(single) - unsure)]
         remark += f" `{name}` calls {shares[0]} unsure, and reads {shares[1]} as one digit."
     print(remark)
