@@ -56,12 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     results = classify_files(network, find_files(arguments.paths, arguments.show), arguments)
     if arguments.json:
         print("[" + ",\n ".join(json.dumps(result) for result in results) + "]")
-    else:
-        print_summary(results, arguments.labels, arguments.model)
     if arguments.csv:
         storage.write_csv(arguments.csv, COLUMNS, results)
     if arguments.show:
         save_figure(results, arguments)
+    if not arguments.json:
+        print_summary(results, arguments)
     return 1 if any("error" in result for result in results) else 0
 
 
@@ -88,8 +88,9 @@ def parser() -> cli.Parser:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The arguments. Only files of earlier runs may be overwritten: with `--show *.png` a shell may name a photo."""
     arguments = parser().parse_args(argv)
-    if arguments.draw == bool(arguments.paths):
-        parser().error("give photos or folders, or --draw")
+    others = (arguments.labels, arguments.one, arguments.csv, arguments.json, arguments.show, arguments.paths)
+    if arguments.draw == any(others) or not (arguments.draw or arguments.paths):
+        parser().error("give photos or folders, or only --draw and --model")
     for path, suffix in (arguments.csv, ".csv"), (arguments.show, ".png"):
         if path and path.suffix.lower() != suffix:
             parser().error(f"{path} must end in {suffix}")
@@ -219,10 +220,10 @@ def format_row(results: list[dict], width: int) -> str:
     return f"{name:{width}}  {cli.format_row(cells, [*map(len, TITLES)])}  {', '.join(remarks)}".rstrip()
 
 
-def print_summary(results: list[dict], labels: bool, model: Path) -> None:
-    """Print how many photos could be read; with labels also the confusion matrix and the accuracy."""
+def print_summary(results: list[dict], arguments: argparse.Namespace) -> None:
+    """Print how many photos could be read, and the files written; with labels also confusion matrix and accuracy."""
     read = [result for result in results if "error" not in result]
-    if labels and read:
+    if arguments.labels and read:
         real, predicted = (np.array([result[key] for result in read]) for key in ("real", "digit"))
         widths = [len(r"true \ predicted"), *[4] * 10]
         print(cli.format_row([r"true \ predicted", *range(10)], widths))
@@ -233,7 +234,10 @@ def print_summary(results: list[dict], labels: bool, model: Path) -> None:
     unsure, photos = sum(result["unsure"] for result in read), len({result["file"] for result in read})
     total = photos + len(results) - len(read)
     digits = f", {len(read):,} digits" if len(read) > photos else ""
-    print(f"{total:,} photo{'s' * (total != 1)}: {photos:,} read{digits}, {unsure:,} of them unsure ({model})")
+    files = [str(path) for path in (arguments.csv, arguments.show if read else None) if path]
+    where = f" -> {', '.join(files)}" if files else ""
+    summary = f"{total:,} photo{'s' * (total != 1)}: {photos:,} read{digits}, {unsure:,} of them unsure"
+    print(f"{summary} ({arguments.model}){where}")
 
 
 def save_figure(results: list[dict], arguments: argparse.Namespace) -> None:

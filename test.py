@@ -3,7 +3,7 @@
     models/two_layer.npz: accuracy 0.9841, loss 0.0505
       digit            0       1       2       3       4       5       6       7       8       9
       accuracy    0.9939  0.9912  0.9806  0.9842  0.9827  0.9798  0.9812  0.9825  0.9815  0.9822
-    test accuracy 0.9841 (mnist, 10000 images)
+    test accuracy 0.9841 (mnist, 10000 images) -> models/two_layer/
 
 train.py and hp_search.py never read the test files. Writes confusion.png, mistakes.png and mistakes.csv into
 models/NAME/. With several models, such as those of `train.py --repeat 5`, it also prints mean and standard deviation.
@@ -44,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         print_scores(path, scores[-1], results[path][0])
     accuracy = cli.format_mean_std([score["accuracy"] for score in scores])
     models = f", {len(networks)} models" if len(networks) > 1 else ""
-    print(f"test accuracy {accuracy} ({dataset}, {len(images)} images{models})")
+    folders = [f"{path.with_suffix('')}/" for path in networks]
+    where = " ... ".join(folders if len(folders) < 3 else [folders[0], folders[-1]])
+    print(f"test accuracy {accuracy} ({dataset}, {len(images)} images{models}) -> {where}")
     suffix = "" if trained_on == {dataset} else f"-{dataset}"
     for path, result in results.items():
         save_files(path.with_suffix(""), suffix, dataset, images, labels, result)

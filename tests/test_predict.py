@@ -160,7 +160,7 @@ def test_a_number_is_one_row_and_each_digit_a_record(run, model, number, photos,
     assert re.match(
         rf"number.png +{a}{b}{c} / {d}  +{probabilities.max(axis=1).min():.4f}(  +[1-4] of 4 unsure)?$", row
     )
-    assert "2 photos: 2 read, 5 digits, " in out.splitlines()[-1]
+    assert re.fullmatch(r"2 photos: 2 read, 5 digits, \d of them unsure \(.*\) -> a.csv, a.png", out.splitlines()[-1])
     *several, one = read_csv(tmp_path / "a.csv")
     assert [int(each["digit"]) for each in several] == list(answers) and one["file"] == single
     assert [each["row"] for each in several] == ["1", "1", "1", "2"]
@@ -244,8 +244,10 @@ def test_unreadable_files_are_reported_and_skipped(run, model, photos, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "give photos or folders, or --draw"),
-        (["a.png", "--draw"], 2, "give photos or folders, or --draw"),
+        ([], 2, "give photos or folders, or only --draw and --model"),
+        (["--json"], 2, "give photos or folders, or only --draw and --model"),
+        (["a.png", "--draw"], 2, "give photos or folders, or only --draw and --model"),
+        (["--draw", "--one"], 2, "give photos or folders, or only --draw and --model"),
         (["a.png", "--model", "none.npz"], 1, "no model at none.npz"),
         (["a.png"], 1, "a.png does not exist"),
         (["here"], 1, "here contains no photos"),

@@ -58,7 +58,7 @@ def test_the_printed_result_is_what_numpy_says(run, model, archive, digits):
     assert first == f"models/m.npz: accuracy {accuracy:.4f}, loss {scores['loss']:.4f}"
     expected = [(predicted[labels == digit] == digit).mean() for digit in range(10)]
     assert [float(x) for x in per_digit.split()[1:]] == pytest.approx(expected, abs=1e-4)
-    assert last == f"test accuracy {accuracy:.4f} (tiny, 200 images)"
+    assert last == f"test accuracy {accuracy:.4f} (tiny, 200 images) -> models/m/"
 
 
 def test_only_digits_that_occur_are_listed(run, model, archive, digits, tmp_path):
@@ -122,7 +122,8 @@ def test_several_models(run, train, archive):
     models = [f"m-seed{seed}.npz" for seed in range(3)]
     code, out, err = run("test", "--dataset", archive, "--model", *models)
     singles = [float(x) for x in re.findall(r": accuracy (0\.\d{4})", out)]
-    mean, std = re.search(r"test accuracy (\S+) \+- (\S+) \(tiny, 200 images, 3 models\)\n$", out).groups()
+    last = r"test accuracy (\S+) \+- (\S+) \(tiny, 200 images, 3 models\) -> m-seed0/ ... m-seed2/\n$"
+    mean, std = re.search(last, out).groups()
     assert (code, err) == (0, "") and len(singles) == 3
     assert float(mean) == pytest.approx(np.mean(singles), abs=1e-4)
     assert float(std) == pytest.approx(np.std(singles, ddof=1), abs=1e-4)
@@ -153,7 +154,7 @@ def test_training_images_are_no_test(run, model, archive, digits):
     model.metadata["data"] = data.fingerprint(*digits[1])
     model.save(PATH)
     code, out, err = run("test", "--model", PATH, "--dataset", archive)
-    assert code == 0 and out.endswith("images)\n") and err.count("\n") == 1
+    assert code == 0 and out.endswith("images) -> models/m/\n") and err.count("\n") == 1
     assert "WARNING: the model was trained on these images: this is not a held-out test" in err
 
 
@@ -165,7 +166,9 @@ def test_a_model_of_an_unnamed_dataset(run, model, archive):
     assert code == 1 and err.count("\n") == 1 and "an unnamed dataset: give the test images with --dataset PATH" in err
     code, out, err = run("test", "--model", PATH, "--dataset", archive)
     assert (
-        code == 0 and "WARNING: trained on an unnamed dataset, but tested on tiny" in err and out.endswith("images)\n")
+        code == 0
+        and "WARNING: trained on an unnamed dataset, but tested on tiny" in err
+        and out.endswith("images) -> models/m/\n")
     )
 
 
@@ -175,7 +178,7 @@ def test_an_mnist_model_without_mnist(run, model, monkeypatch, tmp_path):
     model.metadata["dataset"] = "mnist"
     model.save(PATH)
     code, out, err = run("test", "--model", PATH, "--data-dir", "empty")
-    assert code == 0 and out.endswith("(synthetic, 100 images)\n") and err.count("WARNING") == 3
+    assert code == 0 and out.endswith("(synthetic, 100 images) -> models/m/\n") and err.count("WARNING") == 3
     assert "trained on mnist, but tested on synthetic: the result is not comparable" in err
     names = {path.name for path in (tmp_path / "models" / "m").iterdir()}
     assert names == {"confusion-synthetic.png", "mistakes-synthetic.png", "mistakes-synthetic.csv"}
