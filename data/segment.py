@@ -20,8 +20,8 @@ MAX_PARTS = 200  # only the largest are looked at
 MAX_DIGITS = 120  # more are the texture of some surface, and would take more than a second
 SPECK = 0.05  # of the length of the longest part, and half of it of the largest area; less is dirt
 DOT = 2.3  # stroke widths; what is not longer is a dot: a disc has 2, a filled 8 has 2.7
-SMALL = 0.4  # of the typical height; what is not larger in one direction is no digit
-LOW = 0.27  # of the typical height; what is lower, and than LOW_STROKES too, is no digit, but may be the bar of one
+SMALL = 0.5  # of the typical height; what has less in height and width together is no digit
+LOW = 0.3  # of the typical height; what is lower, and than LOW_STROKES too, is no digit, but may be the bar of one
 LOW_STROKES = 4  # stroke widths
 STACKED = 1.5  # of the typical height; parts above each other that are not higher together are one digit
 WIDE, LONG = 0.8, 3  # of its height; a digit that is wider, or whose strokes are longer, may be two that touch
@@ -140,7 +140,7 @@ def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> li
     inside = (across > 0.5 * least_width) & (along > 0.5 * least_height)
     stacked = (across > 0.2 * least_width) & (along > -0.35 * typical) & (along < 0.5 * least_height) & fits
     gap = -np.minimum(across, along)
-    near = (gap < 0.6 * np.maximum.outer(strokes, strokes)) & (least_height < 0.5 * typical) & fits
+    near = (gap < 0.6 * np.maximum.outer(strokes, strokes)) & (least_height < LOW * typical) & fits
     label = np.arange(len(areas))
     for a, b in np.argwhere(np.triu(inside | stacked | near, 1)):
         label[label == label[b]] = label[a]
@@ -149,7 +149,7 @@ def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> li
     for group in groups:
         h, w = np.ptp([top[group].min(), bottom[group].max()]), np.ptp([left[group].min(), right[group].max()])
         stroke = np.average(strokes[group], weights=areas[group])
-        if h >= min(LOW * typical, LOW_STROKES * stroke) and max(h, w) >= SMALL * typical:
+        if h >= min(LOW * typical, LOW_STROKES * stroke) and h + w >= SMALL * typical:
             digits.append(group)
             dots += max(h, w) <= DOT * stroke
     return digits if dots < len(digits) else []
