@@ -140,7 +140,8 @@ def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> li
     inside = (across > 0.5 * least_width) & (along > 0.5 * least_height)
     stacked = (across > 0.2 * least_width) & (along > -0.35 * typical) & (along < 0.5 * least_height) & fits
     gap = -np.minimum(across, along)
-    near = (gap < 0.6 * np.maximum.outer(strokes, strokes)) & (least_height < LOW * typical) & fits
+    widest = np.minimum(0.6, 1.2 - 2 * least_height / typical)  # gap, in stroke widths; the lower a part, the wider
+    near = (gap < widest * np.maximum.outer(strokes, strokes)) & (widest > 0.2) & fits
     label = np.arange(len(areas))
     for a, b in np.argwhere(np.triu(inside | stacked | near, 1)):
         label[label == label[b]] = label[a]
