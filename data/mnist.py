@@ -133,6 +133,8 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
             file.write(compressed)
         return content
     causes = "; ".join(f"{', '.join(mirrors)}: {cause}" for cause, mirrors in mirrors_by_cause.items())
+    if kind == "writers":
+        raise NotFound(f"{name} is not in {folder} and no mirror has it ({causes}): put it there")
     raise NotFound(f"MNIST is not in {folder} and no mirror has it ({causes}): {HINT}")
 
 

@@ -244,7 +244,7 @@ def test_writers(server, tmp_path, monkeypatch):
     content = bytes([0, 0, 12, 2]) + np.array(table.shape, ">i4").tobytes() + table.tobytes()
     monkeypatch.setattr(mnist, "WRITERS_DIGEST", hashlib.sha256(content).hexdigest())
     monkeypatch.setattr(mnist, "WRITERS_MIRRORS", [f"{server.address}/good/"])
-    with pytest.raises(mnist.NotFound, match="404"):
+    with pytest.raises(mnist.NotFound, match=r"404.*: put it there"):
         mnist.load_writers(tmp_path)
     path = tmp_path / "qmnist-train-labels-idx2-int.gz"
     for stored in gzip.compress(content), content:

@@ -103,35 +103,39 @@ def run_part(name: str, cases: int, seed: int, workers: int, scratch: Path) -> d
     context, size = multiprocessing.get_context("fork"), max(1, min(CHUNK, -(-cases // workers)))
     waiting = [list(range(start, min(start + size, cases))) for start in range(0, cases, size)][::-1]
     running, counts, row = {}, Counter(), {"slowest": 0.0, "peak_mb": 0.0, "cpu_s": 0.0}
-    with cli.progress_bar(cases, name, " cases") as bar:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                numbers, (near, far) = waiting.pop(), context.Pipe(duplex=False)
-                current = context.Value("q", -1, lock=False)
-                process = context.Process(target=work, args=(name, numbers, seed, scratch, current, far))
-                process.start()
-                far.close()
-                running[near] = process, numbers, current
-            for near in wait(list(running)):
-                process, numbers, current = running.pop(near)
-                try:
-                    found, failures, slowest, peak, cpu, left = near.recv()
-                except EOFError:  # the process died: the case is the failure, the others are repeated
+    try:
+        with cli.progress_bar(cases, name, " cases") as bar:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    numbers, (near, far) = waiting.pop(), context.Pipe(duplex=False)
+                    current = context.Value("q", -1, lock=False)
+                    process = context.Process(target=work, args=(name, numbers, seed, scratch, current, far))
+                    process.start()
+                    far.close()
+                    running[near] = process, numbers, current
+                for near in wait(list(running)):
+                    process, numbers, current = running.pop(near)
+                    try:
+                        found, failures, slowest, peak, cpu, left = near.recv()
+                    except EOFError:  # the process died: the case is the failure, the others are repeated
+                        process.join()
+                        kind = "hang" if process.exitcode == -signal.SIGALRM else "crash"
+                        left = [number for number in numbers if number != current.value]
+                        found, failures = Counter([kind]), [(current.value, kind, f"exit code {process.exitcode}")]
+                        slowest = peak = cpu = 0.0
                     process.join()
-                    kind = "hang" if process.exitcode == -signal.SIGALRM else "crash"
-                    left = [number for number in numbers if number != current.value]
-                    found, failures = Counter([kind]), [(current.value, kind, f"exit code {process.exitcode}")]
-                    slowest = peak = cpu = 0.0
-                process.join()
-                counts += found
-                bar.update(found.total())
-                row["slowest"], row["peak_mb"] = max(row["slowest"], slowest), max(row["peak_mb"], peak)
-                row["cpu_s"] += cpu
-                for number, kind, message in failures:
-                    repeat = f"--part {name} --seed {seed} --case {number}"
-                    cli.print_row(f"FAILED {repeat}: {kind}: {cli.one_line(message)}")
-                if left:
-                    waiting.append(left)
+                    counts += found
+                    bar.update(found.total())
+                    row["slowest"], row["peak_mb"] = max(row["slowest"], slowest), max(row["peak_mb"], peak)
+                    row["cpu_s"] += cpu
+                    for number, kind, message in failures:
+                        repeat = f"--part {name} --seed {seed} --case {number}"
+                        cli.print_row(f"FAILED {repeat}: {kind}: {cli.one_line(message)}")
+                    if left:
+                        waiting.append(left)
+    finally:
+        for process, *_ in running.values():  # after Ctrl-C
+            process.kill()
     row = {key: round(value, 2) for key, value in row.items()}
     row |= {"part": name, "seed": seed, "cases": cases, "machine": tables.machine()}
     return row | {way: counts[way] for way in WAYS + FAILURES}
@@ -165,7 +169,8 @@ def promises(rows: dict[str, dict]) -> str:
     return "\n".join(textwrap.fill(line, 120, subsequent_indent="  " * (line[:1] == "-")) for line in lines)
 
 
-def main() -> int:
+@cli.command
+def main(argv: list[str] | None = None) -> int:
     """Run the parts that are asked for, print a row of figures for each, and the verdict."""
     parser = cli.Parser(prog="torture.py", description="Test the promises of this project at length.")
     parser.add_argument("--quick", action="store_true", help="a sample of every part; writes no results")
@@ -174,7 +179,7 @@ def main() -> int:
     parser.add_argument("--part", nargs="+", choices=PARTS, help="only these parts: " + ", ".join(PARTS))
     parser.add_argument("--case", type=int, help="only this case")
     parser.add_argument("--workers", type=int, default=2, help="processes [2]")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     complete, rows = not arguments.quick and arguments.scale == 1 and arguments.case is None, {}
     if RESULTS.exists() and complete:
         rows = {row["part"]: row for row in csv.DictReader(RESULTS.read_text().splitlines())}
@@ -207,4 +212,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.exit_process(main())

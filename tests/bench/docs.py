@@ -137,6 +137,8 @@ def main() -> None:
         "draw": draw,
         "search": search,
     }
+    if unknown := {*sys.argv[1:]} - {*examples}:
+        sys.exit(f"no example {', '.join(sorted(unknown))}: there are {', '.join(examples)}")
     for name in sys.argv[1:] or examples:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)

@@ -6,6 +6,7 @@ Each winner is trained on all 60,000 images with five seeds, and tested at the e
 after a stop the same command continues.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -20,6 +21,7 @@ REMARK = (
 
 def main() -> None:
     """Search, train, test, and write the tables."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = [["method", "trials", "epochs", "training, s", "winner", "validation accuracy", "test accuracy"]]
     for method, flags in METHODS.items():
         out = Path("models/final") / f"search_{method}"
