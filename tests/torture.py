@@ -169,8 +169,7 @@ def promises(rows: dict[str, dict]) -> str:
     return "\n".join(textwrap.fill(line, 120, subsequent_indent="  " * (line[:1] == "-")) for line in lines)
 
 
-@cli.command
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Run the parts that are asked for, print a row of figures for each, and the verdict."""
     parser = cli.Parser(prog="torture.py", description="Test the promises of this project at length.")
     parser.add_argument("--quick", action="store_true", help="a sample of every part; writes no results")
@@ -179,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--part", nargs="+", choices=PARTS, help="only these parts: " + ", ".join(PARTS))
     parser.add_argument("--case", type=int, help="only this case")
     parser.add_argument("--workers", type=int, default=2, help="processes [2]")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args()
     complete, rows = not arguments.quick and arguments.scale == 1 and arguments.case is None, {}
     if RESULTS.exists() and complete:
         rows = {row["part"]: row for row in csv.DictReader(RESULTS.read_text().splitlines())}
@@ -212,4 +211,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.exit_process(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # not `cli.command`: the processes of the cases would inherit its signal handlers
+        sys.exit(cli.fail("stopped", 130))
