@@ -29,7 +29,7 @@ from data import photo, segment
 from network import Network
 
 # A prediction is called unsure if p1 / (p1 + p2) is lower; p1 and p2 are the two largest probabilities. On test images
-# rendered as 16 kinds of photos, two of three predictions below it are right, and 99.7 % of those above it
+# rendered as 16 kinds of photos, more than half of those below it are right, and 99.7 % or more of those above it
 # (tests/bench/photos.py --count 2500). The higher one is for wide digits, which may be two that touch; those with long
 # strokes too are always unsure. So are nine of ten such pairs (tests/bench/digit_numbers.py --split train).
 CONFIDENCE_THRESHOLD, WIDE_THRESHOLD = 0.9, 0.99
@@ -88,8 +88,8 @@ def parser() -> cli.Parser:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The arguments. Only files of earlier runs may be overwritten: with `--show *.png` a shell may name a photo."""
     arguments = parser().parse_args(argv)
-    others = (arguments.labels, arguments.one, arguments.csv, arguments.json, arguments.show, arguments.paths)
-    if arguments.draw == any(others) or not (arguments.draw or arguments.paths):
+    options = arguments.labels, arguments.one, arguments.csv, arguments.json, arguments.show
+    if arguments.draw == bool(arguments.paths) or (arguments.draw and any(options)):
         parser().error("give photos or folders, or only --draw and --model")
     for path, suffix in (arguments.csv, ".csv"), (arguments.show, ".png"):
         if path and path.suffix.lower() != suffix:

@@ -44,8 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         print_scores(path, scores[-1], results[path][0])
     accuracy = cli.format_mean_std([score["accuracy"] for score in scores])
     models = f", {len(networks)} models" if len(networks) > 1 else ""
-    folders = [f"{path.with_suffix('')}/" for path in networks]
-    where = " ... ".join(folders if len(folders) < 3 else [folders[0], folders[-1]])
+    where = cli.first_and_last([f"{path.with_suffix('')}/" for path in networks])
     print(f"test accuracy {accuracy} ({dataset}, {len(images)} images{models}) -> {where}")
     suffix = "" if trained_on == {dataset} else f"-{dataset}"
     for path, result in results.items():

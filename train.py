@@ -64,9 +64,8 @@ def result_message(results: dict[Path, dict]) -> str:
     split = "validation" if "validation_accuracy" in models[0] else "train"
     scores = cli.format_mean_std([model[f"{split}_accuracy"] for model in models])
     dataset, epochs = models[0]["dataset"], models[0]["recipe"]["epochs"]
-    details, where = f"epoch {models[0]['epoch']} of {epochs}", f"{paths[0]}"
-    if len(results) > 1:
-        details, where = f"{len(results)} seeds", f"{paths[0]} ... {paths[-1]}"
+    details = f"epoch {models[0]['epoch']} of {epochs}" if len(models) == 1 else f"{len(models)} seeds"
+    where = cli.first_and_last(paths)
     return f"{split.replace('train', 'training')} accuracy {scores} ({dataset}, {details}) -> {where}"
 
 

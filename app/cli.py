@@ -187,6 +187,11 @@ def format_row(cells: Sequence[Any], widths: Sequence[int]) -> str:
     return "  ".join(f"{cell!s:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
+def first_and_last(paths: Sequence[Any]) -> str:
+    """The path, or of several the first and the last one: a.npz ... c.npz."""
+    return " ... ".join(dict.fromkeys([str(paths[0]), str(paths[-1])]))
+
+
 def format_mean_std(scores: Sequence[float]) -> str:
     """Mean and sample standard deviation, 0.9850 +- 0.0004; a single score alone, 0.9850."""
     std = f" +- {statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
