@@ -305,6 +305,8 @@ def plot_probabilities(ax: Axes, probabilities: Sequence[Sequence[float]]) -> No
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """The records in a history.csv. StorageError."""
+    if path.parent.is_file():
+        raise storage.StorageError(f"{path.parent} is not a folder that train.py wrote")
     try:
         with path.open(newline="") as file:
             history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]

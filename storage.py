@@ -195,7 +195,8 @@ def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[st
     path = Path(path)
     try:
         if not path.is_file():
-            raise StorageError(f"no {kind} at {path}")
+            suggestion = f": did you mean {path}.npz?" if Path(f"{path}.npz").is_file() else ""
+            raise StorageError(f"no {kind} at {path}{suggestion}")
         if path.stat().st_size > 2 * MAX_BYTES:
             raise StorageError(f"{path} is not a {kind}: it is too large")
         content = path.read_bytes()

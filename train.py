@@ -53,7 +53,7 @@ def parser() -> cli.Parser:
     result.add_argument("--config", type=Path, default=default, help="config file (configs/two_layer.toml)")
     result.add_argument("--resume", action="store_true", help="continue a stopped run after its last finished epoch")
     add_flags(
-        result.add_argument_group("settings; they override the config file [in brackets: the default without one]")
+        result.add_argument_group("settings; they override the config file [in brackets: if that does not have it]")
     )
     return result
 

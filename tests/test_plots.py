@@ -242,7 +242,7 @@ def test_the_command_writes_a_figure(run, histories, tmp_path):
     "arguments, code, message",
     [
         (["models/none"], 1, "models/none/history.csv: No such file"),
-        (["models/b", "models/b/history.csv"], 1, "Not a directory"),
+        (["models/b", "models/b/history.csv"], 1, "models/b/history.csv is not a folder that train.py"),
         (["models/b", "--out", "a.txt"], 2, "--out must end in .png"),
         (["models/b", "--out", "models.png/c.png"], 1, "models.png"),
         ([], 2, "MODEL"),

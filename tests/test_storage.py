@@ -210,8 +210,11 @@ def test_a_sound_file_with_other_content_is_not_a_model(tmp_path, model):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(StorageError, match="no model at"):
+    with pytest.raises(StorageError, match=r"no model at .*nothing.npz$"):
         Network.load(tmp_path / "nothing.npz")
+    (tmp_path / "a.npz").touch()
+    with pytest.raises(StorageError, match=r"no model at .*/a: did you mean .*/a.npz"):
+        Network.load(tmp_path / "a")
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
