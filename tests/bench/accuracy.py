@@ -89,7 +89,8 @@ def draw(table: dict[str, list[str]]) -> None:
             ax.axhline(error, color=plots.ORANGE, linestyle="--", linewidth=1)
             side = {"va": "bottom" if "elastic" in config else "top"}  # where there is space
             transform = ax.get_yaxis_transform()  # x: fraction of the axis, y: error
-            ax.text(0.01, error, f"{source}: {accuracy}", transform=transform, color=plots.ORANGE, fontsize=9, **side)
+            left = 0.1 if config == "softmax" else 0.01
+            ax.text(left, error, f"{source}: {accuracy}", transform=transform, color=plots.ORANGE, fontsize=9, **side)
     ax.set(xscale="log", yscale="log", xlabel="training time (s)", ylabel="test accuracy (%)", xlim=(1, 10_000))
     ax.set_yticks([100 - tick for tick in ticks], ticks)
     ax.set_ylim(12, 0.18)
