@@ -16,14 +16,15 @@ MAX_PIXELS, MAX_SIDE = 1_000_000, 2500  # a photo that is larger is scaled down
 # of the usual threshold of the ink: the first at which at most one stroke crosses the border of the photo
 LEVELS = np.array([0.5, 1, 1.25, 1.5])
 MAX_GAP = 0.5  # stroke widths: ink that is closer belongs to one part
+THIN = 30  # percentile of the stroke widths of all ink that MAX_GAP means: thin digits beside thick ones stay apart
 MAX_PARTS = 200  # only the largest are looked at
 MAX_DIGITS = 120  # more are the texture of some surface, and would take more than a second
 SPECK = 0.05  # of the length of the longest part, and half of it of the largest area; less is dirt
 DOT = 2.3  # stroke widths; what is not longer is a dot: a disc has 2, a filled 8 has 2.7
-SMALL = 0.5  # of the typical height; what has less in height and width together is no digit
+SMALL = 0.6  # of the typical height; what has less in height and width together is no digit
 LOW = 0.3  # of the typical height; what is lower, and than LOW_STROKES too, is no digit, but may be the bar of one
 LOW_STROKES = 4  # stroke widths
-STACKED = 1.5  # of the typical height; parts above each other that are not higher together are one digit
+STACKED = 1.7  # of the typical height; parts above each other that are not higher together are one digit
 WIDE, LONG = 0.8, 3  # of its height; a digit that is wider, or whose strokes are longer, may be two that touch
 NOTHING, LEFT_OUT = -1, -2  # instead of the number of a digit: no ink, specks and the border; dashes and the like
 
@@ -82,8 +83,8 @@ def label_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     boxes, areas, strokes = measure(photo.connected_components(mask))
     inner = _inner(boxes, mask.shape)
-    # of typical ink: each of its pixels counts
-    stroke = np.median(np.repeat(strokes[inner], areas[inner])) if inner.any() else photo.mean_stroke_width(mask)
+    of_pixels = np.repeat(strokes[inner], areas[inner])
+    stroke = np.percentile(of_pixels, THIN) if len(of_pixels) else photo.mean_stroke_width(mask)
     reach = round(MAX_GAP * stroke / 2)
     parts = np.where(mask, photo.connected_components(photo.max_filter(np.pad(mask, reach), reach)), -1)
     boxes, areas, strokes = measure(parts)

@@ -55,12 +55,13 @@ def test_each_image_is_made_of_its_own_ink_only():
     "part",
     [
         (30, 95, 45, 140),  # a bar above it
+        (170, 95, 215, 140),  # a broken digit: its lower part
         (60, 118, 100, 125),  # low, and nearer than a stroke
         (80, 100, 82, 110),  # inside
     ],
 )
 def test_parts_of_one_digit(part):
-    gray = canvas(ONE, OTHER)
+    gray = canvas(ONE, OTHER, shape=(250, 400))
     top, left, bottom, right = part
     gray[top:bottom, left:right] = 255 if part[0] == 80 else 0
     assert len(segment.digits(gray)) == 2
@@ -71,6 +72,7 @@ def test_parts_of_one_digit(part):
     [
         (20, 300, 24, 304),  # a speck
         (90, 300, 105, 330),  # a dash
+        (80, 300, 120, 312),  # a piece of a line
         (0, 300, 120, 330),  # at the border
     ],
 )
@@ -90,6 +92,14 @@ def test_dirt_does_not_replace_a_digit_at_the_border():
 def test_a_dash_beside_a_single_digit_is_not_in_its_image():
     (found,) = segment.digits(canvas(ONE, (90, 200, 105, 230)))
     assert np.abs(found.image.astype(int) - photo.prepare(canvas(ONE))).mean() < 2
+
+
+def test_thin_digits_beside_thick_ones_stay_apart():
+    thick, thin = (
+        [(50, left, 150, left + 20) for left in (50, 100)],
+        [(50, 200 + 17 * i, 150, 208 + 17 * i) for i in range(4)],
+    )
+    assert len(segment.digits(canvas(*thick, *thin))) == 6
 
 
 def test_a_shadow_does_not_join_digits():
