@@ -143,6 +143,10 @@ def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> li
     gap = -np.minimum(across, along)
     widest = np.minimum(0.6, 1.2 - 2 * least_height / typical)  # gap, in stroke widths; the lower a part, the wider
     near = (gap < widest * np.maximum.outer(strokes, strokes)) & (widest > 0.2) & fits
+    to_higher = np.where((inside | stacked | near) & (height[:, None] <= height), gap, np.inf)
+    np.fill_diagonal(to_higher, np.inf)
+    nearest = np.isfinite(to_higher) & (to_higher == to_higher.min(axis=1, keepdims=True))
+    near &= nearest | nearest.T  # a dot between two digits belongs to one of them
     label = np.arange(len(areas))
     for a, b in np.argwhere(np.triu(inside | stacked | near, 1)):
         label[label == label[b]] = label[a]

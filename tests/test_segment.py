@@ -102,6 +102,11 @@ def test_thin_digits_beside_thick_ones_stay_apart():
     assert len(segment.digits(canvas(*thick, *thin))) == 6
 
 
+def test_a_dot_between_two_digits_belongs_to_the_nearer_one():
+    one, dot, other = (50, 100, 150, 121), (130, 132, 150, 144), (50, 156, 150, 177)
+    assert_near(boxes(canvas(one, dot, other)), [(50, 100, 150, 144), other])
+
+
 def test_a_shadow_does_not_join_digits():
     close = canvas(ONE, (50, 127, 150, 142), OTHER)
     close[:, 300:] = 0
