@@ -319,7 +319,7 @@ class Network:
             lr, schedule              learning rate at the start; its factor over time, one of SCHEDULES
             momentum, nesterov        see `sgd`
             weight_decay              L2, of weights only
-            label_smoothing           probability that the targets give to all classes together, see `nn.losses`
+            label_smoothing           e: the target of the label is 1 - e + e / 10, of the others e / 10
             standardize               measure the pixel mean and std of `images`; if False, use pixel / 255
             augment                   makes an augmented copy of images, a new one for each epoch
             seed                      of the order of the images and of `augment`

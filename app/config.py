@@ -81,7 +81,7 @@ class Config:
     momentum: float = setting(0.9, FRACTION, "momentum of SGD")
     nesterov: bool = setting(False, BOOL, "use Nesterov momentum")
     weight_decay: float = setting(5e-4, AT_LEAST_0, "L2 on the weights")
-    label_smoothing: float = setting(0.0, FRACTION, "probability that the targets give to all classes together")
+    label_smoothing: float = setting(0.0, FRACTION, "e: the label's target is 1 - e + e / 10, the others' e / 10")
     validation: float = setting(
         10_000, COUNT_OR_FRACTION, "training images used for validation, a number or a fraction"
     )

@@ -13,7 +13,7 @@ SHIPPED = [Path(__file__).parent.parent / "models" / f"{name}.npz" for name in (
 
 
 def model_path(out: str, name: str, dataset: str) -> Path:
-    """The path of a model: `out`, or models/NAME.npz, with the dataset in its name if that is not MNIST."""
+    """The path of a model: `out`; else models/NAME.npz, with the dataset in its name if that is not MNIST."""
     path = Path(out or f"models/{name}" + ("" if dataset == "mnist" else f"-{dataset}"))
     return path.with_name(path.name.removesuffix(".npz") + ".npz")
 

@@ -1,10 +1,11 @@
 """A photo of one digit -> a 28 x 28 image in MNIST's form, the input of the networks. (Several: data/segment.py.)
 
-    file -> gray -> ink: flatten the illumination -> mask: threshold -> main components -> 20 x 20 -> 28 x 28
+    file -> gray -> ink: flatten the illumination -> mask: threshold, ruled lines -> main components -> stroke width
+         -> 20 x 20 -> 28 x 28
 
-A photo is any picture file of a user: a camera's photo, a scan, a drawing. Every step is a pure function of arrays. The
-last two repeat how MNIST was made from scanned forms (LeCun et al. 1998): each digit is scaled to fit 20 x 20 pixels
-with its proportions kept, and moved so that its centre of mass is in the middle.
+A photo is any picture file of a user: a camera's photo, a scan, a drawing. Every step after the first is a pure
+function of arrays. The last two repeat how MNIST was made from scanned forms (LeCun et al. 1998): each digit is scaled
+to fit 20 x 20 pixels with its proportions kept, and moved so that its centre of mass is in the middle.
 """
 
 import contextlib
@@ -318,7 +319,7 @@ def _box_filter(array: np.ndarray, radius: int) -> np.ndarray:
 
 
 def max_filter(array: np.ndarray, radius: int) -> np.ndarray:
-    """The maximum over a square of 2 * radius + 1 pixels around each pixel; the result is smaller by the radius."""
+    """The maximum over a square of 2 * radius + 1 pixels around each pixel, without a margin of `radius` pixels."""
     for axis in (0, 1):
         array = sliding_window_view(array, 2 * radius + 1, axis).max(axis=-1)
     return array
@@ -386,7 +387,7 @@ def connected_components(mask: np.ndarray) -> np.ndarray:
 
 
 def main_components(components: np.ndarray) -> np.ndarray:
-    """The mask of the digit: without specks, and without components at the border of the photo, such as ruled lines."""
+    """The mask of the digit: without specks and without components along the border, such as ruled lines."""
     coords = np.nonzero(components >= 0)
     numbers = components[coords]
     sizes = np.bincount(numbers)

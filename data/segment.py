@@ -13,16 +13,16 @@ import numpy as np
 from data import photo
 
 MAX_PIXELS, MAX_SIDE = 1_000_000, 2500  # a photo that is larger is scaled down
-# of the usual threshold of the ink: the first at which at most one stroke crosses the border of the photo
+# factors of the threshold of the ink, faint strokes first: the first at which at most one stroke crosses the border
 LEVELS = np.array([0.5, 1, 1.25, 1.5])
 MAX_GAP = 0.5  # stroke widths: ink that is closer belongs to one part
-THIN = 30  # percentile of the stroke widths of all ink that MAX_GAP means: thin digits beside thick ones stay apart
+THIN = 30  # percentile of all stroke widths: the unit of MAX_GAP, so that thin digits beside thick ones stay apart
 MAX_PARTS = 200  # only the largest are looked at
 MAX_DIGITS = 120  # more are the texture of some surface, and would take more than a second
-SPECK = 0.05  # of the length of the longest part, and half of it of the largest area; less is dirt
+SPECK = 0.05  # dirt is shorter than this fraction of the longest part, or has less than half of it of the largest area
 DOT = 2.3  # stroke widths; what is not longer is a dot: a disc has 2, a filled 8 has 2.7
 SMALL = 0.6  # of the typical height; what has less in height and width together is no digit
-LOW = 0.3  # of the typical height; what is lower, and than LOW_STROKES too, is no digit, but may be the bar of one
+LOW = 0.3  # of the typical height; what is lower than this and LOW_STROKES is no digit, but may be the bar of one
 LOW_STROKES = 4  # stroke widths
 STACKED = 1.7  # of the typical height; parts above each other that are not higher together are one digit
 WIDE, LONG = 0.8, 3  # of its height; a digit that is wider, or whose strokes are longer, may be two that touch
@@ -52,8 +52,8 @@ def digits(gray: np.ndarray) -> list[Digit]:
     if photo.is_prepared(gray):
         return [Digit(gray)]
     inside = photo.inside_frame(gray)
-    short, long = sorted(gray[inside].shape)
-    size = min(max(photo.WORK_SIZE, long), MAX_SIDE, round(math.sqrt(MAX_PIXELS * long / short)))
+    short_side, long_side = sorted(gray[inside].shape)
+    size = min(max(photo.WORK_SIZE, long_side), MAX_SIDE, round(math.sqrt(MAX_PIXELS * long_side / short_side)))
     ink, level = photo.find_ink(gray[inside], size, several=True)
     level = next((x for x in level * LEVELS if x < ink.max() and photo.border_strokes(ink > x) < 2), level)
     labels, boxes = label_digits(ink > level)

@@ -120,7 +120,7 @@ def main() -> None:
     rows = [[*table[n][:3], table[n][4], shipped] for n, shipped in HEADLINE.items() if n in table]
     write_table("headline", [["config", "network", "test accuracy", "seconds", "shipped as"], *rows])
     rows = [[source, accuracy, table[n][2], f"`{n}`"] for accuracy, source, n in PUBLISHED if n in table]
-    write_table("published", [["network", "published", "here", "config"], *rows])
+    write_table("published", [["published network", "published", "here", "config"], *rows])
     draw(table)
 
 
