@@ -32,7 +32,7 @@ from network import Network
 # rendered as 16 kinds of photos, more than half of those below it are right, and 99.7 % or more of those above it
 # (tests/bench/photos.py --count 2500). The higher one is for wide digits, which may be two that touch; those with long
 # strokes too are always unsure. Of touching pairs nine of ten are called unsure (tests/bench/digit_numbers.py).
-CONFIDENCE_THRESHOLD, WIDE_THRESHOLD = 0.9, 0.99
+SHARE_THRESHOLD, WIDE_THRESHOLD = 0.9, 0.99
 SHOWN = 24  # photos in the figure of --show
 MAX_NAME_WIDTH = 60  # characters of a file's name in the table
 TITLES = ["digit", "probability", "runner-up", "probability"]  # of the table
@@ -187,7 +187,7 @@ def is_unsure(probabilities: np.ndarray, digit: segment.Digit) -> bool:
     """Whether p1 / (p1 + p2) is below the threshold, or the digit looks like two. (Label smoothing lowers p1.)"""
     second, first = np.sort(probabilities)[-2:]
     share = first / (first + second)
-    return bool(share < (WIDE_THRESHOLD if digit.wide else CONFIDENCE_THRESHOLD)) or (digit.wide and digit.long)
+    return bool(share < (WIDE_THRESHOLD if digit.wide else SHARE_THRESHOLD)) or (digit.wide and digit.long)
 
 
 def reading(results: list[dict]) -> str:

@@ -74,7 +74,7 @@ def test_a_row_for_each_photo(run, model, photos, tmp_path):
         assert float(second) == pytest.approx(expected[order[1]], abs=1e-4)
         first, second = expected[order[:2]]
         [found_digit], program = segment.digits(photo.read(tmp_path / file)), script("predict")
-        threshold = program.WIDE_THRESHOLD if found_digit.wide else program.CONFIDENCE_THRESHOLD
+        threshold = program.WIDE_THRESHOLD if found_digit.wide else program.SHARE_THRESHOLD
         touching = found_digit.wide and found_digit.long
         assert (remark == "unsure") == (touching or first / (first + second) < threshold)
     table = [line for line in out.splitlines() if line.startswith(("photo", "mine"))]

@@ -25,7 +25,7 @@ from PIL import Image, ImageFilter  # noqa: E402
 from data import mnist  # noqa: E402
 from data import photo as pipeline  # noqa: E402
 from network import Network  # noqa: E402
-from predict import CONFIDENCE_THRESHOLD  # noqa: E402
+from predict import SHARE_THRESHOLD  # noqa: E402
 
 Draw = Callable[[np.ndarray, np.random.Generator], Image.Image]  # a digit (28, 28) as a photo
 Paper = Callable[[Image.Image, np.random.Generator], Image.Image]  # ink, white on black, as a photo
@@ -185,7 +185,7 @@ def main() -> None:
             low = s < threshold
             shares = low.mean(), r[low].sum() / max(1, low.sum()), r[~low].mean()
             print(f"{threshold:{len(path.stem) + 11}.2f}{shares[0]:10.4f}{shares[1]:16.4f}{shares[2]:21.4f}")
-            if threshold == CONFIDENCE_THRESHOLD:
+            if threshold == SHARE_THRESHOLD:
                 percent = [f"{100 * share:.1f} %" for share in shares]
                 remark += f" `{path.stem}` calls {percent[0]} unsure: {percent[1]} of these are right, "
                 remark += f"{percent[2]} of the others."
