@@ -78,7 +78,7 @@ class ProcessPool(Executor):
 
     def __init__(self, workers: int, paths: list[Path]) -> None:
         """paths: of the arrays that are the last arguments of every task."""
-        resource_tracker.ensure_running()  # else the first thread starts it, and leaves SIGINT unblocked
+        _start_resource_tracker()  # else the first thread starts it, and leaves SIGINT unblocked
         self._paths, self._lock, self._closed = paths, threading.Lock(), False
         self._thread_local, self._processes = threading.local(), []
         self._threads = ThreadPoolExecutor(workers, initializer=_block_sigint)
@@ -121,6 +121,17 @@ class ProcessPool(Executor):
         self._threads.shutdown(wait, cancel_futures=True)
         for process in self._processes:
             process.join()
+
+
+def _start_resource_tracker() -> None:
+    """Start Python's process that watches resources, with SIGHUP blocked: if a signal ends it, Python prints a warning.
+
+    SIGINT and SIGTERM it ignores by itself.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _block_sigint() -> None:

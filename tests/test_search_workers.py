@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -186,3 +187,20 @@ def test_a_cluster_that_cannot_be_used(cluster, monkeypatch, address, threads, m
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
     with pytest.raises(WorkersError, match=message), dask_pool(address, []):
         pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_sighup_does_not_end_the_resource_tracker():
+    program = """
+import os, signal, time
+from multiprocessing import resource_tracker
+from search.workers import ProcessPool
+
+ProcessPool(1, [])
+os.kill(resource_tracker._resource_tracker._pid, signal.SIGHUP)
+time.sleep(0.3)
+print(os.waitpid(resource_tracker._resource_tracker._pid, os.WNOHANG))
+"""
+    assert (
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "(0, 0)\n"
+    )
