@@ -72,11 +72,12 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
     @functools.wraps(main)
     def guarded(argv: list[str] | None = None) -> int:
         sys.stdout, sys.stderr = sys.stdout or _null_stream(), sys.stderr or _null_stream()  # None if closed
+        received: list[int] = []
         try:
             with contextlib.suppress(AttributeError):  # escape characters that the terminal cannot show
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
-                with _signals_as_ctrl_c():
+                with _signals_as_ctrl_c(received):
                     return main(argv) or 0
             finally:
                 sys.stdout.flush()
@@ -92,9 +93,11 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
         except Exception as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # an error while libraries clean up after it
                 return fail_stopped(error.__context__, "stopped")
-            if not hasattr(error, "exit_code"):
-                raise
-            return fail(str(error), error.exit_code)
+            if hasattr(error, "exit_code"):
+                return fail(str(error), error.exit_code)
+            if received:  # compiled code may replace the KeyboardInterrupt by an error of its own
+                return fail("stopped", 128 + received[-1])
+            raise
 
     return guarded
 
@@ -116,23 +119,28 @@ def _null_stream() -> TextIO:
 
 
 @contextlib.contextmanager
-def _signals_as_ctrl_c() -> Iterator[None]:
-    """Handle SIGTERM and SIGHUP as Ctrl-C, so that they lose nothing, but with their own exit codes."""
+def _signals_as_ctrl_c(received: list[int]) -> Iterator[None]:
+    """Handle SIGTERM and SIGHUP as Ctrl-C, so that they lose nothing, but with their own exit codes.
+
+    Adds the number of each of these signals, and of Ctrl-C, to `received`.
+    """
 
     def interrupt(number: int, frame: object) -> NoReturn:
+        received.append(number)
         raise KeyboardInterrupt(128 + number)
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
         numbers = []
-    changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
-    for number in changed:
+    handlers = {number: signal.getsignal(number) for number in numbers}  # nohup ignores SIGHUP
+    usual = {number: old for number, old in handlers.items() if old in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in usual:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)
+        for number, old in usual.items():
+            signal.signal(number, old)
 
 
 def fail_stopped(interrupt: KeyboardInterrupt, message: str) -> int:

@@ -1,5 +1,6 @@
 """app/cli.py: errors in one line, exit codes, tables."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -165,6 +166,21 @@ def test_other_signals_do_what_ctrl_c_does(capsys, number, exit_code):
     signal.signal(number, before)
     out, err = capsys.readouterr()
     assert out == "saved\n" and err.count("\n") == 1 and "stopped" in err
+
+
+@pytest.mark.parametrize("name, exit_code", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_a_library_turns_into_an_error(capsys, name, exit_code):
+    """Matplotlib's compiled code replaces the KeyboardInterrupt by a ValueError without context."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    @cli.command
+    def main(argv=None):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(getattr(signal, name))
+        raise ValueError("invalid bounding box")
+
+    assert main() == exit_code and capsys.readouterr().err.endswith(": stopped\n")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_an_ignored_signal_stays_ignored(monkeypatch):
