@@ -29,7 +29,7 @@ from data import photo, segment
 from network import Network
 
 # A prediction is called unsure if p1 / (p1 + p2) is lower; p1 and p2 are the two largest probabilities. On test images
-# rendered as 16 kinds of photos, more than half of those below it are right, and 99.7 % or more of those above it
+# rendered as 16 kinds of photos, two of three predictions below it are right, and 99.7 % or more of those above it
 # (tests/bench/photos.py --count 2500). The higher one is for wide digits, which may be two that touch; those with long
 # strokes too are always unsure. Of touching pairs nine of ten are called unsure (tests/bench/digit_numbers.py).
 SHARE_THRESHOLD, WIDE_THRESHOLD = 0.9, 0.99

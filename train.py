@@ -5,8 +5,8 @@
       ...
     validation accuracy 0.9867 (mnist, epoch 18 of 20) -> models/two_layer.npz
 
-Never reads the test files. Every setting is a flag and a key of a config
-file (--config configs/two_layer.toml). Writes models/NAME.npz, and into models/NAME/ the history and the figures.
+Never reads the test files. Every setting is a flag and a key of a config file (--config configs/two_layer.toml).
+Writes models/NAME.npz, and into models/NAME/ the history and the figures.
 """
 
 from dataclasses import replace

@@ -201,6 +201,5 @@ os.kill(resource_tracker._resource_tracker._pid, signal.SIGHUP)
 time.sleep(0.3)
 print(os.waitpid(resource_tracker._resource_tracker._pid, os.WNOHANG))
 """
-    assert (
-        subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "(0, 0)\n"
-    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "(0, 0)\n"
