@@ -276,7 +276,7 @@ def inside_frame(gray: np.ndarray) -> tuple[slice, slice]:
     margin around a digit has the pixel value of the digit's background, and a single stroke has a uniform middle.)
     """
     different = np.abs(gray.astype(np.int16) - gray[0, 0]) > 16
-    whole = np.s_[0 : gray.shape[0], 0 : gray.shape[1]]
+    whole = np.s_[0:, 0:]
     if not different.any():
         return whole
     rows, columns = box = bounding_box(different)
@@ -284,12 +284,12 @@ def inside_frame(gray: np.ndarray) -> tuple[slice, slice]:
     y, x = (pixels // 8 for pixels in inside.shape)
     middle = inside[y : inside.shape[0] - y, x : inside.shape[1] - x]
     edge = max(1, min(inside.shape) // 50)  # where frame and photo mix
-    if np.mean(_border(different[box])) < 0.95 or np.ptp(middle) < 32 or min(inside.shape) <= 2 * edge:
+    if np.mean(_border(different[box])) < 0.95 or np.ptp(middle) < 32 or min(inside.shape) <= 2:
         return whole
     return slice(rows.start + edge, rows.stop - edge), slice(columns.start + edge, columns.stop - edge)
 
 
-def flatten_illumination(gray: np.ndarray, several: bool = False) -> np.ndarray:
+def flatten_illumination(gray: np.ndarray, several: bool) -> np.ndarray:
     """ink = (background - gray) / background, float (height, width), 0 to 1, after inversion if the ink is light.
 
     The background is the photo after a morphological closing (Serra 1982), which removes all that is narrower than half

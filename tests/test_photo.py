@@ -294,6 +294,12 @@ def test_frames_are_cropped(photos, expected):
         assert image[photo.inside_frame(image)].shape == image.shape
 
 
+@pytest.mark.parametrize("side, contrast, inside", [(2, 90, 12), (3, 90, 1), (40, 31, 50), (40, 32, 38)])
+def test_what_is_too_small_or_uniform_is_in_no_frame(side, contrast, inside):
+    image = np.pad(100 + contrast * (np.indices((side, side)).sum(axis=0) % 2), 5).astype(np.uint8)
+    assert image[photo.inside_frame(image)].shape == (inside, inside)
+
+
 def test_faint_images_are_not_in_mnists_form(expected):
     assert not is_prepared(expected[0] // 2)
 

@@ -175,6 +175,8 @@ def test_one_digit_if_that_is_asked_for(run, model, number):
     out = run("predict", "number.png", "--model", model, "--one")[1]
     image = photo.digit(Path("number.png"))
     assert int(rows(out)[0][1]) == Network.load(model).predict(image[None])[0] and "1 photo: 1 read, " in out
+    (record,) = json.loads(run("predict", "number.png", "--model", model, "--one", "--json")[1])
+    assert [record[key] for key in ("row", "left", "top", "right", "bottom")] == [1, 0, 0, 1, 1]
 
 
 def read_csv(path):

@@ -111,8 +111,10 @@ def test_a_shadow_does_not_join_digits():
     assert len(segment.digits(close)) == 3
 
 
-def test_specks_alone_are_no_digits():
-    dust = [(20 + 30 * i, 20 + 35 * j, 24 + 30 * i, 24 + 35 * j) for i, j in np.ndindex(5, 10)]
+@pytest.mark.parametrize("size", [4, 20])
+def test_specks_alone_are_no_digits(size):
+    corners = [(20 + 30 * i, 20 + 35 * j) for i, j in np.ndindex(5, 10)]
+    dust = [(top, left, top + size, left + size) for top, left in corners]
     with pytest.raises(photo.PhotoError, match="only specks"):
         segment.digits(canvas(*dust))
 
@@ -129,6 +131,37 @@ def test_wide_and_long_digits_may_be_two():
     for ink, expected in (frame, (True, True)), (frame[:3], (True, False)), (comb, (False, True)):
         found = segment.digits(canvas(ONE, *ink))
         assert [(each.wide, each.long) for each in found] == [(False, False), expected]
+
+
+def test_the_number_of_each_pixel():
+    dash, third = (90, 330, 105, 360), (50, 300, 150, 315)
+    mask = canvas(ONE, OTHER, third, dash) == 0
+    labels, found = segment.label_digits(mask)
+    assert sorted(map(tuple, found.tolist())) == [ONE, OTHER, third]
+    for i, (top, left, bottom, right) in enumerate(found):
+        assert (labels[top:bottom, left:right] == i).all()
+    assert (labels[90:105, 330:360] == segment.LEFT_OUT).all() and (labels[~mask] == segment.NOTHING).all()
+    assert np.count_nonzero(labels >= 0) == 3 * 1500
+
+
+@pytest.mark.parametrize(
+    "shape, size",
+    [((150, 200), 400), ((600, 300), 600), ((1600, 2500), 1250), ((100, 4000), 2500)],
+)
+def test_large_photos_are_scaled_down(shape, size, monkeypatch):
+    sizes, find_ink = [], photo.find_ink
+    monkeypatch.setattr(
+        photo, "find_ink", lambda gray, size, **more: [sizes.append(size), find_ink(gray, size, **more)][1]
+    )
+    segment.digits(canvas(ONE, shape=shape))
+    assert sizes[0] == size
+
+
+def test_at_most_120_digits():
+    rows = [(20 + 60 * i, 10 + 30 * j, 60 + 60 * i, 18 + 30 * j) for i, j in np.ndindex(8, 15)]
+    assert len(segment.digits(canvas(*rows, shape=(560, 500)))) == 120
+    with pytest.raises(photo.PhotoError, match="121 digits or more; the limit is 120"):
+        segment.digits(canvas(*rows, (500, 10, 540, 18), shape=(560, 500)))
 
 
 @pytest.mark.parametrize("slope", [-0.17, 0, 0.17])
