@@ -37,6 +37,7 @@ MIN_CONTRAST = 0.08  # ink darkens the background by at least this fraction; les
 MIN_BACKGROUND = 64  # a background darker than this pixel value is treated as if it had this value (several: half)
 MIN_COMPONENT_FRACTION = 0.03  # a component with a smaller fraction of the ink is not part of the digit
 MAX_BORDER_STROKES = 8  # that cross the border of the photo; a digit has fewer, even if cut out tightly
+MAX_RAISED = 0.8  # of the darkest ink: a threshold above it breaks the strokes, and lines as dark as they are
 CENTRE = 14  # of 28 pixels, counted from 0: the centre of mass of MNIST's images, +-0.5
 MIN_PEAK = 200  # the largest pixel value is at least this (in MNIST's images it is 254 or 255)
 JPEG_NOISE = 64  # JPEG of quality 75 changes black pixels near a stroke to values up to this
@@ -355,7 +356,7 @@ def ink_threshold(ink: np.ndarray) -> float:
 def suppress_ruled_lines(ink: np.ndarray, level: float) -> float:
     """The threshold, raised until at most MAX_BORDER_STROKES cross the border; unchanged if no threshold does that."""
     raised = level
-    while raised < ink.max():
+    while raised < MAX_RAISED * ink.max():
         if border_strokes(ink > raised) <= MAX_BORDER_STROKES:
             return raised
         raised *= 1.2

@@ -82,15 +82,16 @@ def label_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     What touches the border of the photo is no digit, unless there is nothing else. PhotoError if there is no digit.
     """
     boxes, areas, strokes = measure(photo.connected_components(mask))
-    inner = _inner(boxes, mask.shape)
+    inner = ~_touched_sides(boxes, mask.shape).any(axis=1)
     of_pixels = np.repeat(strokes[inner], areas[inner])
     stroke = np.percentile(of_pixels, THIN) if len(of_pixels) else photo.mean_stroke_width(mask)
     reach = round(MAX_GAP * stroke / 2)
     parts = np.where(mask, photo.connected_components(photo.max_filter(np.pad(mask, reach), reach)), -1)
     boxes, areas, strokes = measure(parts)
-    lengths = areas / strokes
-    inner = _inner(boxes, mask.shape)
-    for chosen in np.flatnonzero(inner), np.arange(len(areas)):
+    touched = _touched_sides(boxes, mask.shape)
+    crosses = (touched[:, :2] & touched[:, 2:]).any(axis=1)  # a line from one side to the other, or the cells of a form
+    lengths = np.where(crosses, 0, areas / strokes)
+    for chosen in np.flatnonzero(~touched.any(axis=1)), np.arange(len(areas)):
         chosen = chosen[np.argsort(-areas[chosen], kind="stable")][:MAX_PARTS]
         large = (lengths[chosen] >= SPECK * lengths.max()) & (areas[chosen] >= SPECK / 2 * areas[chosen].max(initial=1))
         chosen = chosen[large]
@@ -122,9 +123,9 @@ def measure(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return boxes, areas, 2 * areas / (outlines * math.pi / 4 + 1)
 
 
-def _inner(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Which boxes do not touch the border."""
-    return (boxes[:, :2] > 0).all(axis=1) & (boxes[:, 2:] < shape).all(axis=1)
+def _touched_sides(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Which sides of the photo each box touches: top, left, bottom, right."""
+    return np.hstack([boxes[:, :2] == 0, boxes[:, 2:] == shape])
 
 
 def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> list[np.ndarray]:

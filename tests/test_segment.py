@@ -80,6 +80,17 @@ def test_what_is_no_digit(dirt):
     assert_near(boxes(canvas(ONE, OTHER, dirt)), [ONE, OTHER])
 
 
+def test_digits_in_the_cells_of_a_form():
+    columns, rows = (
+        [(0, left, 200, left + 4) for left in range(60, 2000, 100)],
+        [(30, 0, 34, 2000), (170, 0, 174, 2000)],
+    )
+    noise = np.random.default_rng(0).normal(0, 3, (200, 2000))
+    for lines in rows, columns, rows + columns:
+        gray = np.clip(canvas(ONE, OTHER, *lines, shape=(200, 2000)) * 0.6 + 40 + noise, 0, 255).astype(np.uint8)
+        assert_near(boxes(gray), [ONE, OTHER])
+
+
 def test_digits_at_the_border_if_there_are_no_others():
     assert len(segment.digits(canvas((0, 100, 90, 115), (0, 200, 90, 215)))) == 2
 
