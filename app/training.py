@@ -6,7 +6,7 @@ Used by train.py for every seed, and by hp_search.py for the winner.
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,18 +136,6 @@ def best_epoch(history: list[dict]) -> int:
     return max(history, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))["epoch"]
 
 
-def _exclusive(train: Callable) -> Callable:
-    """Make `train` fail with StorageError if another process trains the same model."""
-
-    @functools.wraps(train)
-    def locked(config: Config, metadata: dict, training: tuple, validation: tuple | None, path: Path, *more) -> tuple:
-        with storage.locked(path.with_suffix("") / ".lock", f"{path} is being trained by another process"):
-            return train(config, metadata, training, validation, path, *more)
-
-    return locked
-
-
-@_exclusive
 def train(
     config: Config,
     metadata: dict,
@@ -164,21 +152,44 @@ def train(
     """
     folder = path.with_suffix("")
     checkpoint = folder / "checkpoint.npz"
-    storage.remove_temporary_files(path.parent, path.name)  # here, where the lock is held
-    storage.remove_temporary_files(folder)
-    storage.check_writable(path)
-    network = config.build_network()
-    run = Run(metadata | {"recipe": config.settings()})
-    if resume and checkpoint.exists():
-        run.resume(checkpoint, network)
-    elif resume and path.exists():
-        saved = Network.load(path).metadata
-        scores = [saved.get(key) for key in COLUMNS if key != "seconds" and (validation or "validation" not in key)]
-        if saved.get("finished") and same_run(run.metadata, saved) and all(map(is_finite_number, scores)):
-            return saved | run.metadata, 0
-    images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
-    print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")
-    folder.mkdir(parents=True, exist_ok=True)  # if this is impossible, it should fail now and not after an epoch
+    with storage.locked(folder / ".lock", f"{path} is being trained by another process"):
+        storage.remove_temporary_files(path.parent, path.name)  # here, where the lock is held
+        storage.remove_temporary_files(folder)
+        storage.check_writable(path)
+        network = config.build_network()
+        run = Run(metadata | {"recipe": config.settings()})
+        if resume and checkpoint.exists():
+            run.resume(checkpoint, network)
+        elif resume and path.exists():
+            saved = Network.load(path).metadata
+            scores = [saved.get(key) for key in COLUMNS if key != "seconds" and (validation or "validation" not in key)]
+            if saved.get("finished") and same_run(run.metadata, saved) and all(map(is_finite_number, scores)):
+                return saved | run.metadata, 0
+        images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
+        print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")
+        folder.mkdir(parents=True, exist_ok=True)  # if this is impossible, it should fail now and not after an epoch
+        exit_code, stopped = 0, False
+        try:
+            fit(config, run, network, training, validation, checkpoint)
+        except KeyboardInterrupt as interrupt:
+            done, stopped = f"after epoch {len(run.history)}; {resume_hint}", True
+            exit_code = cli.fail_stopped(
+                interrupt, f"stopped {done if run.history else 'before the first epoch ended'}"
+            )
+        except DivergenceError as error:
+            exit_code = cli.fail(str(error), error.exit_code)
+        if run.history:
+            save_best(run, network, path, finished=not exit_code)
+            save_figures(network, config, run, folder, np.asarray(training[0][:SHOWN_IMAGES]))
+        if not stopped:
+            checkpoint.unlink(missing_ok=True)
+        return network.metadata or None, exit_code
+
+
+def fit(
+    config: Config, run: Run, network: Network, training: tuple, validation: tuple | None, checkpoint: Path
+) -> None:
+    """Train for the epochs that are left; print the table; after each epoch record it and write the checkpoint."""
     columns = {key: COLUMNS[key] for key in COLUMNS if validation or "validation" not in key}
     print("  ".join(title for title, _ in columns.values()))
     for record in run.history:
@@ -186,24 +197,11 @@ def train(
     progress = cli.progress
     if isinstance(training[0], np.ndarray):  # otherwise training may wait for the disk
         progress = lambda steps: watch_load(cli.progress(steps))  # noqa: E731
-    fit_settings = config.fit_settings() | {"history": run.history, "progress": progress}
-    exit_code, stopped = 0, False
-    try:
-        for record in network.fit(*training, validation, **fit_settings):
-            run.record_epoch(record, network)
-            run.save(checkpoint, network)
-            print(format_record(record, columns), flush=True)
-    except KeyboardInterrupt as interrupt:
-        done, stopped = f"after epoch {len(run.history)}; {resume_hint}", True
-        exit_code = cli.fail_stopped(interrupt, f"stopped {done if run.history else 'before the first epoch ended'}")
-    except DivergenceError as error:
-        exit_code = cli.fail(str(error), error.exit_code)
-    if run.history:
-        save_best(run, network, path, finished=not exit_code)
-        save_figures(network, config, run, folder, np.asarray(training[0][:SHOWN_IMAGES]))
-    if not stopped:
-        checkpoint.unlink(missing_ok=True)
-    return network.metadata or None, exit_code
+    settings = config.fit_settings() | {"history": run.history, "progress": progress}
+    for record in network.fit(*training, validation, **settings):
+        run.record_epoch(record, network)
+        run.save(checkpoint, network)
+        print(format_record(record, columns), flush=True)
 
 
 def watch_load(steps: Iterable) -> Iterator:
