@@ -37,7 +37,6 @@ MIN_CONTRAST = 0.08  # ink darkens the background by at least this fraction; les
 MIN_BACKGROUND = 64  # a background darker than this pixel value is treated as if it had this value (several: half)
 MIN_COMPONENT_FRACTION = 0.03  # a component with a smaller fraction of the ink is not part of the digit
 MAX_BORDER_STROKES = 8  # that cross the border of the photo; a digit has fewer, even if cut out tightly
-MAX_RAISED = 0.8  # of the darkest ink: a threshold above it breaks the strokes, and lines as dark as they are
 CENTRE = 14  # of 28 pixels, counted from 0: the centre of mass of MNIST's images, +-0.5
 MIN_PEAK = 200  # the largest pixel value is at least this (in MNIST's images it is 254 or 255)
 JPEG_NOISE = 64  # JPEG of quality 75 changes black pixels near a stroke to values up to this
@@ -354,13 +353,20 @@ def ink_threshold(ink: np.ndarray) -> float:
 
 
 def suppress_ruled_lines(ink: np.ndarray, level: float) -> float:
-    """The threshold, raised until at most MAX_BORDER_STROKES cross the border; unchanged if no threshold does that."""
-    raised = level
-    while raised < MAX_RAISED * ink.max():
+    """The threshold, raised until at most MAX_BORDER_STROKES cross the border; unchanged if that needs too much."""
+    if border_strokes(ink > level) <= MAX_BORDER_STROKES:
+        return level
+    raised, limit = 1.2 * level, highest_threshold(ink)
+    while raised < limit:
         if border_strokes(ink > raised) <= MAX_BORDER_STROKES:
             return raised
         raised *= 1.2
     return level
+
+
+def highest_threshold(ink: np.ndarray) -> float:
+    """A higher one would break the digits' strokes, and lines that are as dark as they are."""
+    return 0.8 * float(np.percentile(ink, 99.9))
 
 
 def border_strokes(mask: np.ndarray) -> int:

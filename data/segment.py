@@ -55,7 +55,8 @@ def digits(gray: np.ndarray) -> list[Digit]:
     short_side, long_side = sorted(gray[inside].shape)
     size = min(max(photo.WORK_SIZE, long_side), MAX_SIDE, round(math.sqrt(MAX_PIXELS * long_side / short_side)))
     ink, level = photo.find_ink(gray[inside], size, several=True)
-    level = next((x for x in level * LEVELS if x < ink.max() and photo.border_strokes(ink > x) < 2), level)
+    limit = max(level, photo.highest_threshold(ink))
+    level = next((x for x in level * LEVELS if x <= limit and photo.border_strokes(ink > x) < 2), level)
     labels, boxes = label_digits(ink > level)
     if len(boxes) > MAX_DIGITS:
         raise photo.PhotoError(f"shows {len(boxes)} digits or more; the limit is {MAX_DIGITS}")
@@ -82,18 +83,18 @@ def label_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     What touches the border of the photo is no digit, unless there is nothing else. PhotoError if there is no digit.
     """
     boxes, areas, strokes = measure(photo.connected_components(mask))
-    inner = ~_touched_sides(boxes, mask.shape).any(axis=1)
+    inner = _inner(boxes, mask.shape)
     of_pixels = np.repeat(strokes[inner], areas[inner])
     stroke = np.percentile(of_pixels, THIN) if len(of_pixels) else photo.mean_stroke_width(mask)
     reach = round(MAX_GAP * stroke / 2)
     parts = np.where(mask, photo.connected_components(photo.max_filter(np.pad(mask, reach), reach)), -1)
     boxes, areas, strokes = measure(parts)
-    touched = _touched_sides(boxes, mask.shape)
-    crosses = (touched[:, :2] & touched[:, 2:]).any(axis=1)  # a line from one side to the other, or the cells of a form
-    lengths = np.where(crosses, 0, areas / strokes)
-    for chosen in np.flatnonzero(~touched.any(axis=1)), np.arange(len(areas)):
+    lengths = areas / strokes
+    longest, inner = lengths.max(), _inner(boxes, mask.shape)
+    # the cells of a form, which cross the border, are much longer than any digit
+    for chosen, length in (np.flatnonzero(inner), min(longest, *mask.shape)), (np.arange(len(areas)), longest):
         chosen = chosen[np.argsort(-areas[chosen], kind="stable")][:MAX_PARTS]
-        large = (lengths[chosen] >= SPECK * lengths.max()) & (areas[chosen] >= SPECK / 2 * areas[chosen].max(initial=1))
+        large = (lengths[chosen] >= SPECK * length) & (areas[chosen] >= SPECK / 2 * areas[chosen].max(initial=1))
         chosen = chosen[large]
         groups = group_parts(boxes[chosen], areas[chosen], strokes[chosen]) if len(chosen) else []
         if groups:
@@ -123,9 +124,9 @@ def measure(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return boxes, areas, 2 * areas / (outlines * math.pi / 4 + 1)
 
 
-def _touched_sides(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Which sides of the photo each box touches: top, left, bottom, right."""
-    return np.hstack([boxes[:, :2] == 0, boxes[:, 2:] == shape])
+def _inner(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Which boxes do not touch the border."""
+    return (boxes[:, :2] > 0).all(axis=1) & (boxes[:, 2:] < shape).all(axis=1)
 
 
 def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> list[np.ndarray]:

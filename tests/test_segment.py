@@ -80,15 +80,15 @@ def test_what_is_no_digit(dirt):
     assert_near(boxes(canvas(ONE, OTHER, dirt)), [ONE, OTHER])
 
 
-def test_digits_in_the_cells_of_a_form():
-    columns, rows = (
-        [(0, left, 200, left + 4) for left in range(60, 2000, 100)],
-        [(30, 0, 34, 2000), (170, 0, 174, 2000)],
-    )
-    noise = np.random.default_rng(0).normal(0, 3, (200, 2000))
+@pytest.mark.parametrize("width, light, noise", [(4, 0, 3), (6, 77, 8)])
+def test_digits_in_the_cells_of_a_form(width, light, noise):
+    columns = [(0, left, 200, left + width) for left in range(60, 2000, 100)]
+    rows = [(top, 0, top + width, 2000) for top in (30, 170)]
+    random = np.random.default_rng(0).normal(0, noise, (200, 2000))
     for lines in rows, columns, rows + columns:
-        gray = np.clip(canvas(ONE, OTHER, *lines, shape=(200, 2000)) * 0.6 + 40 + noise, 0, 255).astype(np.uint8)
-        assert_near(boxes(gray), [ONE, OTHER])
+        form = np.maximum(canvas(*lines, shape=(200, 2000)), light)
+        gray = 40 + 0.6 * np.minimum(canvas(ONE, OTHER, shape=(200, 2000)), form) + random
+        assert_near(boxes(np.clip(gray, 0, 255).astype(np.uint8)), [ONE, OTHER])
 
 
 def test_digits_at_the_border_if_there_are_no_others():
