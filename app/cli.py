@@ -8,6 +8,7 @@ import argparse
 import atexit
 import contextlib
 import functools
+import io
 import os
 import signal
 import statistics
@@ -15,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -71,7 +72,7 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
 
     @functools.wraps(main)
     def guarded(argv: list[str] | None = None) -> int:
-        sys.stdout, sys.stderr = sys.stdout or _null_stream(), sys.stderr or _null_stream()  # None if closed
+        sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()  # None if closed
         received: list[int] = []
         try:
             with contextlib.suppress(AttributeError):  # escape characters that the terminal cannot show
@@ -111,11 +112,6 @@ def exit_process(exit_code: int) -> NoReturn:
         atexit._run_exitfuncs()  # of libraries, such as the one that removes Matplotlib's temporary folder
         os._exit(exit_code)
     sys.exit(exit_code)
-
-
-def _null_stream() -> TextIO:
-    """A stream that discards what is written."""
-    return Path(os.devnull).open("w")
 
 
 @contextlib.contextmanager
