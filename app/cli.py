@@ -92,11 +92,9 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
         except OSError as error:
             return fail(f"{error.filename or 'cannot write'}: {error.strerror or error}", 1)
         except Exception as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # an error while libraries clean up after it
-                return fail_stopped(error.__context__, "stopped")
             if hasattr(error, "exit_code"):
                 return fail(str(error), error.exit_code)
-            if received:  # compiled code may replace the KeyboardInterrupt by an error of its own
+            if received:  # a library replaced the KeyboardInterrupt by an error of its own
                 return fail("stopped", 128 + received[-1])
             raise
 
