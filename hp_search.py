@@ -24,7 +24,6 @@ from app import cli
 from app.config import Config, add_flags, option_name, settings_from_flags
 from app.models import model_path, shipped_backup
 from app.training import train
-from network import SPLIT, spawn_rng
 from search import report, workers
 from search.config import SearchConfig
 from search.methods import Search
@@ -49,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         raise data.DataError(f"{source} has more images than fit into memory: search on a part of them")
     writers = data.load_writers(dataset, data_dir, cli.warn) if config.recipe.unseen_writers else None
     config.recipe = replace(config.recipe, dataset=dataset, unseen_writers=writers is not None)
-    training, validation = split(config.recipe, images, labels, writers)
+    training, validation = config.recipe.split(images, labels, writers)
     path = model_path(out, "best" if arguments.config.stem == "search" else arguments.config.stem, dataset)
     storage.check_writable(path)  # now, not after the search
     metadata, folder = {"dataset": dataset, "data": data.fingerprint(images, labels)}, path.with_suffix("")
@@ -88,12 +87,6 @@ def parser() -> cli.Parser:
     return result
 
 
-def split(config: Config, images: np.ndarray, labels: np.ndarray, writers: np.ndarray | None) -> tuple:
-    """The training and validation data of a config."""
-    rng = spawn_rng(config.seed, SPLIT)
-    return data.train_validation_split(images, labels, config.validation, config.dataset, rng, writers)
-
-
 def run(
     config: SearchConfig, journal: Journal, arrays: list[np.ndarray], fingerprint: str, arguments: argparse.Namespace
 ) -> Search:
@@ -130,14 +123,14 @@ def finish(search: Search, source: str, metadata: dict, arrays: tuple, path: Pat
     found = f"the best of {trials} trials ({search.config.method}), {scores} on validation images"
     with storage.atomic_write(file) as out:
         out.write(f"# From hp_search.py: {found}.\n{saved.to_toml()}".encode())
-    data_splits = split(config, *arrays)
+    training, validation = config.split(*arrays)
     try:
-        _, exit_code = train(config, metadata, *data_splits, path, search.journal.resumed, RESUME_HINT)
+        _, exit_code = train(config, metadata, training, validation, path, search.journal.resumed, RESUME_HINT)
     except storage.StorageError:  # the model or checkpoint there is damaged or another winner's: start again
-        _, exit_code = train(config, metadata, *data_splits, path, False, RESUME_HINT)
+        _, exit_code = train(config, metadata, training, validation, path, False, RESUME_HINT)
     if not exit_code:
         print(f"best of {trials} trials: validation accuracy {scores} ({config.dataset}), then trained on "
-              f"{len(data_splits[0][0]):,} images -> {path}, {file}")  # fmt: skip
+              f"{len(training[0]):,} images -> {path}, {file}")  # fmt: skip
     return exit_code
 
 

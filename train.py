@@ -17,7 +17,6 @@ from app import cli
 from app.config import Config, add_flags, settings_from_flags
 from app.models import model_path
 from app.training import train
-from network import SPLIT, spawn_rng
 
 
 @cli.command
@@ -33,9 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     finished = {}
     for seed in range(config.seed, config.seed + config.repeat):
         out = path if config.repeat == 1 else path.with_stem(f"{path.stem}-seed{seed}")
-        rng = spawn_rng(seed, SPLIT)
-        training, validation = data.train_validation_split(images, labels, config.validation, dataset, rng, writers)
         seeded = replace(config, seed=seed, dataset=dataset, unseen_writers=writers is not None)
+        training, validation = seeded.split(images, labels, writers)
         result, exit_code = train(seeded, metadata, training, validation, out, arguments.resume)
         if exit_code:
             print(result_message({out: result}) if result else "no model was saved")

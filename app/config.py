@@ -9,8 +9,11 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+import data
 from data.augment import Distortion
-from network import SCHEDULES, Network
+from network import SCHEDULES, SPLIT, Network, spawn_rng
 from nn.architecture import connect, input_shape, mlp, parse
 from nn.layers import ACTIVATIONS, INITIALIZERS
 from nn.losses import LOSSES
@@ -165,6 +168,11 @@ class Config:
         """The untrained network."""
         stack = parse(self.layers, self.init) if self.layers else mlp(self.hidden, self.activation, self.init)
         return Network(stack, loss=self.loss, seed=self.seed)
+
+    def split(self, images: np.ndarray, labels: np.ndarray, writers: np.ndarray | None) -> tuple[tuple, tuple | None]:
+        """The training and the validation data, see `data.train_validation_split`."""
+        rng = spawn_rng(self.seed, SPLIT)
+        return data.train_validation_split(images, labels, self.validation, self.dataset, rng, writers)
 
     def distortion(self) -> Distortion | None:
         """The augmentation, if there is one."""
