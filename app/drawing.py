@@ -98,21 +98,19 @@ class Pad:
     def _update(self) -> None:
         """Predict, and show the canvas, the network's input and the probabilities."""
         try:
-            self.network_input = np.stack([digit.image for digit in segment.digits(self.canvas)])
-            self.probabilities = self.predict(self.network_input)
+            images = np.stack([digit.image for digit in segment.digits(self.canvas)])
+            probabilities = self.predict(images)
+            self.network_input, self.probabilities = images, probabilities
         except photo.PhotoError:  # the canvas is empty
-            self.network_input, self.probabilities = np.zeros((0, 28, 28), np.uint8), np.zeros((0, 10))
+            images, probabilities = np.zeros((1, 28, 28), np.uint8), np.zeros((1, 10))  # shown in place of nothing
+            self.network_input, self.probabilities = images[:0], probabilities[:0]
         self.canvas_image.set_data(self.canvas)
-        found = len(self.network_input) > 0
-        images, probabilities = self.network_input, self.probabilities
-        if not found:
-            images, probabilities = np.zeros((1, 28, 28)), np.zeros((1, 10))
         self.input_axes.clear()
         plots.show_image(self.input_axes, plots.montage(images), "black")
         self.input_axes.set_title("network input")
         self.bar_axes.clear()
         plots.plot_probabilities(self.bar_axes, probabilities)
-        if not found:
+        if not len(self.probabilities):
             self.bar_axes.set_title("")
         self._show_message("")
 
