@@ -46,26 +46,18 @@ def local_pool(workers: int, arrays: list[np.ndarray], folder: Path) -> WorkerPo
     for stale in folder.glob(".arrays-*"):  # of a killed search
         shutil.rmtree(stale, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".arrays-", dir=folder))
+    unset = [name for name in THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, "1"))  # for the new processes
     try:
         paths = [folder / f"{i}.npy" for i in range(len(arrays))]
         for path, array in zip(paths, arrays, strict=True):
             np.save(path, array)
-        with _environment(dict.fromkeys(THREADS, "1")), ProcessPool(workers, paths) as pool:
+        with ProcessPool(workers, paths) as pool:
             yield pool.submit
     finally:
+        for name in unset:
+            del os.environ[name]
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _environment(defaults: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for new processes, unless the user has set them."""
-    added = {name: value for name, value in defaults.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 class ProcessPool(Executor):
