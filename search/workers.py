@@ -23,16 +23,11 @@ from typing import Any
 import numpy as np
 
 from app.cli import THREADS, blas_threads
+from search.trial import SearchError
 
 WorkerPool = Iterator[Callable[..., Future]]
 MAX_ATTEMPTS = 3  # at a task whose worker dies
 WORKER_TIMEOUT = 30  # seconds to wait for the first worker of a cluster
-
-
-class WorkersError(RuntimeError):
-    """There are no usable workers; the message says what to do."""
-
-    exit_code = 1
 
 
 @contextlib.contextmanager
@@ -153,20 +148,20 @@ def _work(pipe: Connection, paths: list[Path]) -> None:
 
 @contextlib.contextmanager
 def dask_pool(address: str, arrays: list[np.ndarray]) -> WorkerPool:
-    """The workers of a Dask scheduler, each of which gets the arrays once. WorkersError if there are none."""
+    """The workers of a Dask scheduler, each of which gets the arrays once. SearchError if there are none."""
     try:
         from distributed import Client
     except ImportError:
-        raise WorkersError("--scheduler needs Dask: pip install distributed") from None
+        raise SearchError("--scheduler needs Dask: pip install distributed") from None
     try:
         client = Client(address, timeout=10)
     except (OSError, ValueError) as error:
-        raise WorkersError(f"no Dask scheduler at {address} ({error}): start one with `dask scheduler`") from None
+        raise SearchError(f"no Dask scheduler at {address} ({error}): start one with `dask scheduler`") from None
     with client:
         try:
             client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
         except TimeoutError:
-            raise WorkersError(f"the scheduler has no workers: start some with `dask worker {address}`") from None
+            raise SearchError(f"the scheduler has no workers: start some with `dask worker {address}`") from None
 
         def run_remote(task: bytes, *arrays: np.ndarray) -> Any:
             # Dask sends a nested function by value, and the task is bytes: so only the workers need this project, not
@@ -179,7 +174,7 @@ def dask_pool(address: str, arrays: list[np.ndarray]) -> WorkerPool:
         try:
             threads = client.run(run_remote, pickle.dumps((blas_threads, ()))).values()
         except ModuleNotFoundError as error:
-            raise WorkersError(f"a worker has {error}: start the workers in a checkout of this project") from None
+            raise SearchError(f"a worker has {error}: start the workers in a checkout of this project") from None
         if any(count != "1" for count in threads):
-            raise WorkersError("a worker computes on several threads: start the workers with OPENBLAS_NUM_THREADS=1")
+            raise SearchError("a worker computes on several threads: start the workers with OPENBLAS_NUM_THREADS=1")
         yield lambda function, *arguments: executor.submit(run_remote, pickle.dumps((function, arguments)), *scattered)

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from search.workers import ProcessPool, WorkersError, dask_pool, local_pool
+from search.trial import SearchError
+from search.workers import ProcessPool, dask_pool, local_pool
 
 from .conftest import ROOT
 from .search_helpers import completed, is_gone
@@ -185,7 +186,7 @@ def test_a_cluster_computes_with_the_arrays_in_the_folder_of_its_workers(cluster
 )
 def test_a_cluster_that_cannot_be_used(cluster, monkeypatch, address, threads, message):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
-    with pytest.raises(WorkersError, match=message), dask_pool(address, []):
+    with pytest.raises(SearchError, match=message), dask_pool(address, []):
         pass
 
 
