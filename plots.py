@@ -146,10 +146,8 @@ def weight_grid(weights: np.ndarray, title: str = "", count: int = 96) -> Figure
     order = by_norm(weights, count)
     columns = min(12, math.ceil(math.sqrt(2 * len(order))))  # about twice as wide as high
     rows = math.ceil(len(order) / columns)
-    height, width = np.add(weights.shape[1:], 1)  # with a gap of one pixel
-    grid = np.full((rows * columns, height, width), np.nan)
-    grid[: len(order), 1:, 1:] = weights[order]
-    grid = grid.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+    with_gap = np.pad(weights[order], ((0, 0), (1, 0), (1, 0)), constant_values=np.nan)  # of one pixel
+    grid = montage(with_gap, columns, np.nan)
     title = f"{title} ({len(order)} of {len(weights)}, largest norm first)"
     side = np.clip(8 / columns, 0.75, 1.5)  # inches of an image
     figure, (ax,) = new_figure(side * columns + 1.15, side * rows + 0.1, title=title)
@@ -274,11 +272,11 @@ def predictions(results: Sequence[tuple], title: str = "", columns: int = 2) -> 
     return figure
 
 
-def montage(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Images of one shape as one image: row by row, as many rows as columns or one less."""
-    columns = math.ceil(math.sqrt(len(images)))
+def montage(images: Sequence[np.ndarray], columns: int = 0, blank: float = 0) -> np.ndarray:
+    """Images of one shape as one image, row by row; by default as a square. `blank` fills the last row."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
     missing = -len(images) % columns
-    grid = np.stack([*images, *[np.zeros_like(images[0])] * missing]).reshape(-1, columns, *images[0].shape)
+    grid = np.stack([*images, *[np.full_like(images[0], blank)] * missing]).reshape(-1, columns, *images[0].shape)
     return np.block([[*row] for row in grid])
 
 
