@@ -26,14 +26,11 @@ Results = Generator[dict, None, list[dict]]  # yields results as they come in, r
 
 def rungs(trials: int, epochs: int) -> list[tuple[int, int]]:
     """(trials, epochs) of each rung of successive halving, such as (125, 1), (25, 4), (5, 20)."""
-    result = [(trials, epochs)]
-    for power in itertools.count(1):
-        count, length = trials // ETA**power, math.ceil(epochs / ETA**power)
-        if count < 1 or length == result[-1][1]:
-            break
-        result.append((count, length))
-    counts, lengths = zip(*result, strict=True)
-    return list(zip(counts, reversed(lengths), strict=True))
+    counts, lengths = [trials], [epochs]  # the last rung has all epochs: lengths are found from the end
+    while counts[-1] >= ETA and lengths[0] > 1:
+        counts.append(counts[-1] // ETA)
+        lengths.insert(0, math.ceil(lengths[0] / ETA))
+    return list(zip(counts, lengths, strict=True))
 
 
 @dataclass
