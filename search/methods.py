@@ -68,10 +68,8 @@ class Search:
         trials = {trial.id: [self._trial(replace(trial.config, seed=seed)) for seed in seeds] for trial in finalists}
         results = yield from self._rung(list(itertools.chain(*trials.values())), epochs)
         scores = {result["id"]: max(0, score(result)[0]) for result in results}
-        ranking = [Finalist(trial, [scores[seeded.id] for seeded in trials[trial.id]]) for trial in finalists]
-        self.ranking = sorted(
-            ranking, key=lambda finalist: statistics.mean(finalist.scores), reverse=True
-        )  # stable for equal means
+        self.ranking = [Finalist(trial, [scores[seeded.id] for seeded in trials[trial.id]]) for trial in finalists]
+        self.ranking.sort(key=lambda finalist: statistics.mean(finalist.scores), reverse=True)  # stable
 
     def cost(self) -> int:
         """The number of epochs to train, for a progress bar; `_coordinate` may need fewer."""
