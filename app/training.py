@@ -172,10 +172,9 @@ def train(
         try:
             fit(config, run, network, training, validation, checkpoint)
         except KeyboardInterrupt as interrupt:
-            done, stopped = f"after epoch {len(run.history)}; {resume_hint}", True
-            exit_code = cli.fail_stopped(
-                interrupt, f"stopped {done if run.history else 'before the first epoch ended'}"
-            )
+            stopped = True
+            done = f"after epoch {len(run.history)}; {resume_hint}" if run.history else "before the first epoch ended"
+            exit_code = cli.fail_stopped(interrupt, f"stopped {done}")
         except DivergenceError as error:
             exit_code = cli.fail(str(error), error.exit_code)
         if run.history:
