@@ -118,19 +118,18 @@ def comparison(runs: dict[str, Sequence[Sequence[dict]]], title: str = "") -> Fi
     figure, axes = new_figure(4.5, 3.9 + 0.1 * len(runs), 2, 2, title)
     colors = COLORS if len(runs) <= len(COLORS) else colormaps["turbo"](np.linspace(0, 1, len(runs)))
     for (name, histories), color in zip(runs.items(), colors, strict=False):
-        epochs = min(map(len, histories))
+        length = min(map(len, histories))
+        epochs = range(1, length + 1)
         label = drawable(name) + (f" ({len(histories)} seeds)" if len(histories) > 1 else "")
         for split, style in ("validation", "-"), ("train", "--"):
             for ax, score, factor in (axes[0], f"{split}_loss", 1), (axes[1], f"{split}_accuracy", 100):
                 if not all(score in history[0] for history in histories):
                     continue
-                values = factor * np.array([[record[score] for record in history[:epochs]] for history in histories])
+                values = factor * np.array([[record[score] for record in history[:length]] for history in histories])
                 mean, std = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else 0
                 low = np.maximum(mean - std, mean / 10)  # the scale of the loss has no zero
-                ax.fill_between(range(1, epochs + 1), low, mean + std, color=color, alpha=0.2, linewidth=0)
-                ax.plot(
-                    range(1, epochs + 1), mean, style, color=color, marker=".", label=label if split == "train" else ""
-                )
+                ax.fill_between(epochs, low, mean + std, color=color, alpha=0.2, linewidth=0)
+                ax.plot(epochs, mean, style, color=color, marker=".", label=label if split == "train" else "")
     label_curves(figure, *axes, columns=1 if max(map(len, runs)) > 30 else 2)
     return figure
 
@@ -240,9 +239,9 @@ def confusion(matrix: np.ndarray, title: str = "") -> Figure:
 
 
 @styled
-def gallery(images: np.ndarray, captions: Sequence[str], title: str = "", columns: int = 8) -> Figure:
+def gallery(images: np.ndarray, captions: Sequence[str], title: str = "") -> Figure:
     """Images (N, 28, 28), each with a caption above it."""
-    figure, axes = new_figure(1.25, 1.7, len(images), columns, title)
+    figure, axes = new_figure(1.25, 1.7, len(images), columns=8, title=title)
     for ax, image, caption in zip(axes, images, captions, strict=True):
         show_image(ax, image)
         ax.set_title(caption, fontsize=8.5, linespacing=1.2, pad=3)
@@ -250,11 +249,11 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str = "", column
 
 
 @styled
-def predictions(results: Sequence[tuple], title: str = "", columns: int = 2) -> Figure:
+def predictions(results: Sequence[tuple], title: str = "") -> Figure:
     """For each photo: its name, the photo (height, width, 3), of each digit the network's input (28, 28), the
     probabilities, and, unless there is only one, the box: left, top, right, bottom as fractions of the photo.
     """
-    figure, axes = new_figure(1.8, 1.8, 3 * len(results), 3 * min(columns, len(results) or 1), title)
+    figure, axes = new_figure(1.8, 1.8, 3 * len(results), 3 * min(2, len(results)), title)
     for i, (name, photo, inputs, probabilities, boxes) in enumerate(results):
         photo_axes, input_axes, bar_axes = axes[3 * i : 3 * i + 3]
         show_image(photo_axes, photo, interpolation="nearest" if max(photo.shape) < 100 else "antialiased")
