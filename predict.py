@@ -7,9 +7,7 @@
     3 photos: 3 read, 6 digits, 2 of them unsure (models/best.npz)
 
 One or several digits per photo, in any size, colour, lighting and polarity. Of several it prints the digits in reading
-order, rows divided by " / ", and the lowest probability. --show FILE.png saves a figure of what the network saw; --draw
-opens a window to draw in. With --labels (one digit in each photo) the true label is taken from the folder (0/ to 9/),
-else from the first character of the file name, and the accuracy is printed.
+order, rows divided by " / ", and the lowest probability. --draw opens a window to draw in.
 """
 
 import argparse
@@ -28,10 +26,8 @@ from app.models import SHIPPED, confusion_matrix, load_digit_classifier
 from data import photo, segment
 from network import Network
 
-# A prediction is called unsure if p1 / (p1 + p2) is lower; p1 and p2 are the two largest probabilities. On test images
-# rendered as 16 kinds of photos, two of three predictions below it are right, and 99.7 % or more of those above it
-# (tests/bench/photos.py --count 2500). The higher one is for wide digits, which may be two that touch; those with long
-# strokes too are always unsure. Of touching pairs nine of ten are called unsure (tests/bench/digit_numbers.py).
+# A prediction is called unsure if p1 / (p1 + p2) is lower; p1 and p2 are the two largest probabilities. The higher one
+# is for wide digits, which may be two that touch. How often each kind is right: docs/photos.md.
 SHARE_THRESHOLD, WIDE_THRESHOLD = 0.9, 0.99
 SHOWN = 24  # photos in the figure of --show
 MAX_NAME_WIDTH = 60  # characters of a file's name in the table
