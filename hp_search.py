@@ -95,9 +95,9 @@ def run(
         pool = workers.dask_pool(arguments.scheduler, arrays)
     else:
         pool = workers.local_pool(arguments.workers or cli.cores(), arrays, journal.path.parent)
-    names, count, validation_count = ", ".join(map(option_name, config.space)), len(arrays[0]), len(arrays[2])
-    print(f"{config.method} search over {names}: {count:,} training and {validation_count:,} validation images of "
-          f"{config.recipe.dataset}")  # fmt: skip
+    names = ", ".join(map(option_name, config.space))
+    images = f"{len(arrays[0]):,} training and {len(arrays[2]):,} validation images of {config.recipe.dataset}"
+    print(f"{config.method} search over {names}: {images}")
     widths = report.column_widths(config)
     print(cli.format_row(list(widths), list(widths.values())), flush=True)
     with pool as submit:

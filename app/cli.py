@@ -191,7 +191,7 @@ def format_row(cells: Sequence[Any], widths: Sequence[int]) -> str:
 
 def first_and_last(paths: Sequence[Any]) -> str:
     """The path, or of several the first and the last one: a.npz ... c.npz."""
-    return " ... ".join(dict.fromkeys([str(paths[0]), str(paths[-1])]))
+    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} ... {paths[-1]}"
 
 
 def format_mean_std(scores: Sequence[float]) -> str:

@@ -46,10 +46,10 @@ def best_by_value(dimension: Dimension, results: list[dict]) -> str:
     rows = [
         [heading(dimension), *dimension.bin_labels],
         ["best accuracy", *(f"{accuracy:.4f}" if accuracy >= 0 else "-" for accuracy, _ in best)],
-        ["after epochs", *(str(epochs) if accuracy >= 0 else "-" for accuracy, epochs in best)],
     ]
-    different = len({result["epochs"] for result in results}) > 1
-    return aligned([[f"{title:20}", *(f"{cell:>8}" for cell in cells)] for title, *cells in rows[: 2 + different]])
+    if len({result["epochs"] for result in results}) > 1:
+        rows.append(["after epochs", *(str(epochs) if accuracy >= 0 else "-" for accuracy, epochs in best)])
+    return aligned([[f"{title:20}", *(f"{cell:>8}" for cell in cells)] for title, *cells in rows])
 
 
 def finalists(search: Search) -> str:
