@@ -51,15 +51,15 @@ def main(argv: list[str] | None = None) -> int:
     training, validation = config.recipe.split(images, labels, writers)
     path = model_path(out, "best" if arguments.config.stem == "search" else arguments.config.stem, dataset)
     storage.check_writable(path)  # now, not after the search
-    metadata, folder = {"dataset": dataset, "data": data.fingerprint(images, labels)}, path.with_suffix("")
+    fingerprint, folder = data.fingerprint(images, labels), path.with_suffix("")
     try:
-        with contextlib.closing(Journal(folder / "search.jsonl", config.description(metadata["data"]))) as journal:
+        with contextlib.closing(Journal(folder / "search.jsonl", config.description(fingerprint))) as journal:
             if not journal.resumed and (backup := shipped_backup(path)):
                 cli.warn(f"{path} will be replaced at the end of the search, and kept as {backup}")
-            search = run(config, journal, [*training, *validation], metadata["data"], arguments)
+            search = run(config, journal, [*training, *validation], fingerprint, arguments)
             print(f"\n{report.summary(search)}\n", flush=True)
             report.save_figures(search, folder, f"{path.stem} ({dataset})")
-            return finish(search, source, metadata, (images, labels, writers), path)
+            return finish(search, source, (images, labels, writers), path)
     except KeyboardInterrupt as interrupt:
         return cli.fail_stopped(interrupt, f"stopped; {RESUME_HINT}")
 
@@ -112,7 +112,7 @@ def run(
     return search
 
 
-def finish(search: Search, source: str, metadata: dict, arrays: tuple, path: Path) -> int:
+def finish(search: Search, source: str, arrays: tuple, path: Path) -> int:
     """Write the winner's config, and train it: on all training images, unless its schedule needs validation images."""
     winner, trials = search.ranking[0], len(search.final_results())
     config, scores = winner.trial.config, cli.format_mean_std(winner.scores)
@@ -124,10 +124,11 @@ def finish(search: Search, source: str, metadata: dict, arrays: tuple, path: Pat
     with storage.atomic_write(file) as out:
         out.write(f"# From hp_search.py: {found}.\n{saved.to_toml()}".encode())
     training, validation = config.split(*arrays)
+    train_winner = partial(train, config, search.fingerprint, training, validation, path, resume_hint=RESUME_HINT)
     try:
-        _, exit_code = train(config, metadata, training, validation, path, search.journal.resumed, RESUME_HINT)
+        _, exit_code = train_winner(resume=search.journal.resumed)
     except storage.StorageError:  # the model or checkpoint there is damaged or another winner's: start again
-        _, exit_code = train(config, metadata, training, validation, path, False, RESUME_HINT)
+        _, exit_code = train_winner(resume=False)
     if not exit_code:
         print(f"best of {trials} trials: validation accuracy {scores} ({config.dataset}), then trained on "
               f"{len(training[0]):,} images -> {path}, {file}")  # fmt: skip

@@ -28,13 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     images, labels, dataset = data.load(config.dataset, "train", folder, cli.warn, cli.progress)
     writers = data.load_writers(dataset, folder, cli.warn) if config.unseen_writers and config.validation else None
     path = model_path(config.out, arguments.config.stem, dataset)
-    metadata = {"dataset": dataset, "data": data.fingerprint(images, labels)}
+    fingerprint = data.fingerprint(images, labels)
     finished = {}
     for seed in range(config.seed, config.seed + config.repeat):
         out = path if config.repeat == 1 else path.with_stem(f"{path.stem}-seed{seed}")
         seeded = replace(config, seed=seed, dataset=dataset, unseen_writers=writers is not None)
         training, validation = seeded.split(images, labels, writers)
-        result, exit_code = train(seeded, metadata, training, validation, out, arguments.resume)
+        result, exit_code = train(seeded, fingerprint, training, validation, out, arguments.resume)
         if exit_code:
             print(result_message({out: result}) if result else "no model was saved")
             break

@@ -138,7 +138,7 @@ def best_epoch(history: list[dict]) -> int:
 
 def train(
     config: Config,
-    metadata: dict,
+    fingerprint: str,
     training: tuple,
     validation: tuple | None,
     path: Path,
@@ -157,7 +157,7 @@ def train(
         storage.remove_temporary_files(folder)
         storage.check_writable(path)
         network = config.build_network()
-        run = Run(metadata | {"recipe": config.settings()})
+        run = Run({"dataset": config.dataset, "data": fingerprint, "recipe": config.settings()})
         if resume and checkpoint.exists():
             run.resume(checkpoint, network)
         elif resume and path.exists():
