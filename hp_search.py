@@ -102,7 +102,7 @@ def run(
     print(cli.format_row(list(widths), list(widths.values())), flush=True)
     with pool as submit:
         search = Search(config, fingerprint, journal, partial(submit, train_trial))
-        with cli.progress_bar(search.cost(), "epochs") as bar:
+        with cli.progress(text="epochs", total=search.cost()) as bar:
             best = -1.0
             for result in search.run():
                 accuracy, _ = score(result)

@@ -168,14 +168,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def progress(items: Iterable, text: str = "training") -> Iterable:
-    """Iterate with a progress bar on a terminal, without one in a pipe."""
-    return tqdm(items, desc=text, leave=False, disable=None)
-
-
-def progress_bar(total: int | None, text: str, unit: str = "it") -> tqdm:
-    """A progress bar that is moved with `update`, for work that is not a loop; a count if the total is unknown."""
-    return tqdm(total=total, desc=text, unit=unit, leave=False, disable=None)
+def progress(items: Iterable | None = None, text: str = "training", **options) -> tqdm:
+    """Iterate with a progress bar on a terminal, without one in a pipe. Without items, move it with `update`."""
+    return tqdm(items, desc=text, leave=False, disable=None, **options)
 
 
 def print_row(row: str) -> None:

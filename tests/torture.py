@@ -104,7 +104,7 @@ def run_part(name: str, cases: int, seed: int, workers: int, scratch: Path) -> d
     waiting = [list(range(start, min(start + size, cases))) for start in range(0, cases, size)][::-1]
     running, counts, row = {}, Counter(), {"slowest": 0.0, "peak_mb": 0.0, "cpu_s": 0.0}
     try:
-        with cli.progress_bar(cases, name, " cases") as bar:
+        with cli.progress(text=name, total=cases, unit=" cases") as bar:
             while waiting or running:
                 while waiting and len(running) < workers:
                     numbers, (near, far) = waiting.pop(), context.Pipe(duplex=False)
