@@ -5,7 +5,8 @@ import json
 import math
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from copy import copy
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,10 +63,7 @@ MODEL_FILE = Rule("name a file", lambda text: text == "" or Path(text).name.remo
 
 def setting(default: Any, rule: Rule, text: str) -> Any:
     """A field of a config: its default, the rule for its values, and its help text."""
-    metadata = {"rule": rule, "text": text}
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default_factory=lambda: copy(default), metadata={"rule": rule, "text": text})
 
 
 @dataclass
@@ -241,9 +239,10 @@ def add_flags(parser: argparse.ArgumentParser, cls: type = Config, names: Iterab
         if "rule" not in spec.metadata or (names is not None and spec.name not in names):
             continue
         rule, text = spec.metadata["rule"], spec.metadata["text"]
-        default = spec.default_factory() if spec.default is MISSING else [spec.default]
-        if default != [""]:
-            text += f" [{' '.join(map(str, default)).lower()}]"
+        default = spec.default_factory()
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default).lower()
+        if shown:
+            text += f" [{shown}]"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if spec.type is bool:
             options["action"] = argparse.BooleanOptionalAction
