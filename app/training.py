@@ -61,15 +61,16 @@ class Run:
     def resume(self, path: Path, network: Network) -> None:
         """Restore run and network from a checkpoint. StorageError, and nothing is changed, if that is impossible."""
         description, arrays = storage.read(path, "checkpoint", MAX_CHECKPOINT_TEXT)
+        about = description.get("about")
+        if isinstance(about, dict) and not same_run(self.metadata, about):
+            raise storage.StorageError(f"{path} belongs to a run with other settings: use those, or remove it")
         groups = {"now": {}, "first": {}, "best": {}}
         try:
-            if not isinstance(description.get("about"), dict):
-                raise DamagedError("it has no description of its run")
-            if not same_run(self.metadata, description["about"]):
-                raise storage.StorageError(f"{path} belongs to a run with other settings: use those, or remove it")
+            if not isinstance(about, dict):
+                raise ValueError("it has no description of its run")
             check_arrays(arrays, network)
             check_history(description.get("history"), self.metadata["recipe"])
-        except DamagedError as error:
+        except ValueError as error:
             reason = f"{path} is damaged or not a checkpoint of this program ({error}): remove it"
             raise storage.StorageError(reason) from None
         network.velocity = arrays.pop("velocity")
@@ -80,10 +81,6 @@ class Run:
         self.history, self.after_epoch_1, self.best = description["history"], groups["first"], groups["best"]
 
 
-class DamagedError(ValueError):
-    """What is wrong inside a checkpoint."""
-
-
 def checkpoint_arrays(network: Network, after_epoch_1: dict, best: dict) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint, by name: "now.0.W", "first.0.W", "best.0.W", ..., "velocity"."""
     groups = {"now": network.arrays(), "first": after_epoch_1, "best": best}
@@ -92,28 +89,28 @@ def checkpoint_arrays(network: Network, after_epoch_1: dict, best: dict) -> dict
 
 
 def check_arrays(arrays: dict[str, np.ndarray], network: Network) -> None:
-    """DamagedError unless these are the arrays that `Run.save` writes for such a network, with finite values."""
+    """ValueError unless these are the arrays that `Run.save` writes for such a network, with finite values."""
     current = network.arrays()
     expected = checkpoint_arrays(network, {name: a for name, a in current.items() if name == "0.W"}, current)
     layout, wanted = ({name: (a.shape, a.dtype) for name, a in each.items()} for each in (arrays, expected))
     if layout != wanted:
-        raise DamagedError("its arrays do not match the network")
+        raise ValueError("its arrays do not match the network")
     if not all(np.isfinite(a).all() for a in arrays.values()):
-        raise DamagedError("not all its values are finite")
+        raise ValueError("not all its values are finite")
 
 
 def check_history(history: Any, settings: dict) -> None:
-    """DamagedError unless this is a record, with finite numbers, for each of the first epochs of such a run."""
+    """ValueError unless this is a record, with finite numbers, for each of the first epochs of such a run."""
     if not isinstance(history, list) or not 1 <= len(history) <= settings["epochs"]:
-        raise DamagedError("its history is not a list of epochs")
+        raise ValueError("its history is not a list of epochs")
     keys = {key for key in COLUMNS if settings["validation"] or "validation" not in key}
     for epoch, record in enumerate(history, 1):
         if not isinstance(record, dict) or record.keys() != keys:
-            raise DamagedError(f"the record of epoch {epoch} has other keys")
+            raise ValueError(f"the record of epoch {epoch} has other keys")
         if any(not is_finite_number(value) for value in record.values()):
-            raise DamagedError(f"the record of epoch {epoch} holds something else than finite numbers")
+            raise ValueError(f"the record of epoch {epoch} holds something else than finite numbers")
         if type(record["epoch"]) is not int or record["epoch"] != epoch:
-            raise DamagedError(f"the record of epoch {epoch} has another number")
+            raise ValueError(f"the record of epoch {epoch} has another number")
 
 
 def is_finite_number(value: Any) -> bool:
