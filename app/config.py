@@ -231,10 +231,7 @@ def validate_field(spec: Field, value: Any) -> Any:
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type = Config, names: Iterable[str] | None = None) -> None:
-    """Add a flag for every setting, or for those in `names`; the namespace gets only those that the user gives.
-
-    The help shows the default in brackets.
-    """
+    """Add a flag for every setting, or for those in `names`; the namespace gets only those that the user gives."""
     for spec in fields(cls):
         if "rule" not in spec.metadata or (names is not None and spec.name not in names):
             continue

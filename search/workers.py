@@ -111,10 +111,7 @@ class ProcessPool(Executor):
 
 
 def _start_resource_tracker() -> None:
-    """Start Python's process that watches resources, with SIGHUP blocked: if a signal ends it, Python prints a warning.
-
-    SIGINT and SIGTERM it ignores by itself.
-    """
+    """Start Python's resource tracker with SIGHUP blocked, which would end it. SIGINT and SIGTERM it ignores itself."""
     if hasattr(signal, "pthread_sigmask"):
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         resource_tracker.ensure_running()
