@@ -48,8 +48,8 @@ class Parser(argparse.ArgumentParser):
 
 def positive_int(text: str) -> int:
     """An integer of at least 1, for the command line."""
-    if int(text) < 1:
-        raise ValueError
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
     return int(text)
 
 

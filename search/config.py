@@ -59,6 +59,8 @@ class SearchConfig:
             if not isinstance(table, dict):
                 raise ConfigError(f"{path}: {name} must be a table, [{name}]")
         recipe, space = (fields_from_keys(Config, table, path) for table in tables.values())
+        if "augment" not in space:
+            Config(**recipe).reject_ignored(recipe)
         names = {spec.name for spec in fields(cls)}
         search |= {name: value for name, value in overrides.items() if name in names}
         recipe |= {name: value for name, value in overrides.items() if name not in names}

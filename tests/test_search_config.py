@@ -72,7 +72,14 @@ def test_an_invalid_space_is_refused(space, word):
         SearchConfig.read(SEARCH, {}, space)
 
 
-@pytest.mark.parametrize("text, word", [("base = 1", "unknown key 'base'"), ("recipe = 1", r"a table, \[recipe\]")])
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("base = 1", "unknown key 'base'"),
+        ("recipe = 1", r"a table, \[recipe\]"),
+        ("[recipe]\nrotate = 9", "rotate has no effect"),
+    ],
+)
 def test_an_invalid_file_is_refused(tmp_path, text, word):
     (tmp_path / "bad.toml").write_text(text)
     with pytest.raises(ConfigError, match=word):
