@@ -272,19 +272,21 @@ def resize(array: np.ndarray, factor: float) -> np.ndarray:
 def inside_frame(gray: np.ndarray) -> tuple[slice, slice]:
     """The part of a photo inside a frame of one colour, as chat programs and screenshots add; all, if there is none.
 
-    It is a frame if the edge of what it surrounds has another pixel value, and the middle of that is not uniform. (The
-    margin around a digit has the pixel value of the digit's background, and a single stroke has a uniform middle.)
+    It is a frame if what it surrounds has other pixel values, at its edge and further inside, and the middle is not
+    uniform. (The margin around a digit, or around a box drawn round it, has the pixel value of the digit's background,
+    and a single stroke has a uniform middle.)
     """
     different = np.abs(gray.astype(np.int16) - gray[0, 0]) > 16
     whole = np.s_[0:, 0:]
     if not different.any():
         return whole
     rows, columns = box = bounding_box(different)
-    inside = gray[box]
+    inside, different = gray[box], different[box]
     y, x = (pixels // 8 for pixels in inside.shape)
-    middle = inside[y : inside.shape[0] - y, x : inside.shape[1] - x]
+    middle = np.s_[y : inside.shape[0] - y, x : inside.shape[1] - x]
     edge = max(1, min(inside.shape) // 50)  # where frame and photo mix
-    if np.mean(_border(different[box])) < 0.95 or np.ptp(middle) < 32 or min(inside.shape) <= 2:
+    outline = np.mean(_border(different)) < 0.95 or np.mean(_border(different[middle])) < 0.5  # or a digit
+    if outline or np.ptp(inside[middle]) < 32 or min(inside.shape) <= 2:
         return whole
     return slice(rows.start + edge, rows.stop - edge), slice(columns.start + edge, columns.stop - edge)
 

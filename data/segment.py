@@ -21,6 +21,7 @@ MAX_PARTS = 200  # only the largest are looked at
 MAX_DIGITS = 120  # more are the texture of some surface, and would take more than a second
 SPECK = 0.05  # dirt is shorter than this fraction of the longest part, or has less than half of it of the largest area
 DOT = 2.3  # stroke widths; what is not longer is a dot: a disc has 2, a filled 8 has 2.7
+FILLED = 0.3  # of its height; a part around others that are higher together is no digit, but the cells of a form
 SMALL = 0.6  # of the typical height; what has less in height and width together is no digit
 LOW = 0.3  # of the typical height; what is lower than this and LOW_STROKES is no digit, but may be the bar of one
 LOW_STROKES = 4  # stroke widths
@@ -95,14 +96,15 @@ def label_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for chosen, length in (np.flatnonzero(inner), min(longest, *mask.shape)), (np.arange(len(areas)), longest):
         chosen = chosen[np.argsort(-areas[chosen], kind="stable")][:MAX_PARTS]
         large = (lengths[chosen] >= SPECK * length) & (areas[chosen] >= SPECK / 2 * areas[chosen].max(initial=1))
-        chosen = chosen[large]
+        chosen, left_out = chosen[large], chosen[large]
+        chosen = chosen[~surrounds_others(chosen, boxes[chosen], parts)]
         groups = group_parts(boxes[chosen], areas[chosen], strokes[chosen]) if len(chosen) else []
         if groups:
             break
     else:
         raise photo.PhotoError("shows no digit, only specks")
     number = np.full(len(areas) + 1, NOTHING)  # the last entry is that of -1
-    number[chosen] = LEFT_OUT
+    number[left_out] = LEFT_OUT
     for i, members in enumerate(groups):
         number[chosen[members]] = i
     boxes = [[*boxes[chosen[g], :2].min(axis=0), *boxes[chosen[g], 2:].max(axis=0)] for g in groups]
@@ -127,6 +129,19 @@ def measure(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _inner(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Which boxes do not touch the border."""
     return (boxes[:, :2] > 0).all(axis=1) & (boxes[:, 2:] < shape).all(axis=1)
+
+
+def surrounds_others(numbers: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Which parts are the cells of a form: those around others that are, added up, higher than FILLED of their height.
+
+    A part is around another one if its box is, and if it has no ink in the box of the other.
+    """
+    (top, left, bottom, right), filled = boxes.T, np.zeros(len(boxes))
+    around = (top[:, None] < top) & (left[:, None] < left) & (bottom[:, None] > bottom) & (right[:, None] > right)
+    for a, b in np.argwhere(around):
+        if not (parts[top[b] : bottom[b], left[b] : right[b]] == numbers[a]).any():
+            filled[a] += bottom[b] - top[b]
+    return filled > FILLED * (bottom - top)
 
 
 def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> list[np.ndarray]:

@@ -91,6 +91,26 @@ def test_digits_in_the_cells_of_a_form(width, light, noise):
         assert_near(boxes(np.clip(gray, 0, 255).astype(np.uint8)), [ONE, OTHER])
 
 
+def box(top, left, bottom, right):
+    """The outline of a cell."""
+    sides = (top, left, top + 4, right), (bottom - 4, left, bottom, right), (top, left, bottom, left + 4)
+    return [*sides, (top, right - 4, bottom, right)]
+
+
+def test_digits_in_cells_that_do_not_reach_the_border():
+    one_cell, two_cells = box(30, 75, 170, 140), box(30, 75, 170, 240)
+    assert_near(boxes(canvas(ONE, OTHER, *one_cell)), [ONE, OTHER])
+    assert_near(boxes(canvas(ONE, OTHER, *one_cell, *box(30, 175, 170, 240))), [ONE, OTHER])
+    assert_near(boxes(canvas(ONE, OTHER, *two_cells, (30, 140, 170, 144))), [ONE, OTHER])
+    (alone,) = segment.digits(canvas(ONE, *one_cell))
+    assert np.abs(alone.image.astype(int) - photo.prepare(canvas(ONE))).mean() < 2
+
+
+def test_dirt_in_a_zero_does_not_make_it_a_cell():
+    zero = box(50, 100, 150, 160)
+    assert_near(boxes(canvas(OTHER, *zero, (80, 120, 104, 128))), [(50, 100, 150, 160), OTHER])
+
+
 def test_digits_at_the_border_if_there_are_no_others():
     assert len(segment.digits(canvas((0, 100, 90, 115), (0, 200, 90, 215)))) == 2
 
