@@ -14,7 +14,7 @@ import io
 import json
 import math
 import os
-import tempfile
+import secrets
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -60,19 +60,17 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     if path.exists() and not path.is_file():
         raise OSError(errno.EEXIST, "exists and is not a regular file: choose another name", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, start = "", f".{path.name}."
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes it private: set the usual mode
         os.replace(temporary, path)
     except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and Path(error.filename or start).name.startswith(start):
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and str(error.filename or temporary) == str(temporary):
             error.filename = str(path)  # the name that the user knows
         raise
     with contextlib.suppress(OSError):  # make the new name durable, where the system supports it
@@ -147,12 +145,6 @@ def check_writable(path: Path) -> None:
 
 class _DryRun(Exception):
     """Ends an `atomic_write` that only tests whether it is possible."""
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text: int = MAX_TEXT) -> None:
