@@ -36,10 +36,6 @@ class Conv2D(Layer):
         self.filters, self.size, self.stride, self.padding, self.dilation = filters, size, stride, padding, dilation
         self.init = init
 
-    def config(self) -> dict:
-        names = ("filters", "size", "stride", "padding", "dilation", "init")
-        return {name: getattr(self, name) for name in names}
-
     def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if len(shape) != 3:
             raise ValueError(f"takes images, not inputs of shape {shape}")
@@ -150,9 +146,6 @@ class MaxPool2D(Layer):
         super().__init__()
         self.size, self.stride = size, size if stride is None else stride
         check_int(1, 1000, size=self.size, stride=self.stride)
-
-    def config(self) -> dict:
-        return {"size": self.size, "stride": self.stride}
 
     def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if len(shape) != 3:

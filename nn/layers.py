@@ -19,6 +19,7 @@ docs/layers.md explains how to add a layer in five steps.
 
 import math
 from collections.abc import Iterable
+from inspect import signature
 
 import numpy as np
 
@@ -82,8 +83,8 @@ class Layer:
         raise NotImplementedError
 
     def config(self) -> dict:
-        """The constructor's arguments, to build the same layer again."""
-        return {}
+        """The constructor's arguments, to build the same layer again: the attributes with their names."""
+        return {name: getattr(self, name) for name in signature(type(self)).parameters}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
@@ -99,9 +100,6 @@ class Dense(Layer):
         check_int(1, 10**6, units=units)
         check_choice(INITIALIZERS, init=init)
         self.units, self.init = units, init
-
-    def config(self) -> dict:
-        return {"units": self.units, "init": self.init}
 
     def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if len(shape) != 1:
@@ -151,9 +149,6 @@ class BatchNorm(Layer):
             raise ValueError(f"momentum must lie in [0, 1) and eps in (0, 1), not {momentum!r} and {eps!r}")
         self.momentum, self.eps = momentum, eps
         self.running_update = 1 - momentum  # weight of a new batch in the running averages
-
-    def config(self) -> dict:
-        return {"momentum": self.momentum, "eps": self.eps}
 
     def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         self.features = shape[-2] if len(shape) == 3 else shape[0]
@@ -261,9 +256,6 @@ class LeakyReLU(Activation):
         if not 0 <= slope < 1:
             raise ValueError(f"slope must lie in [0, 1), not {slope!r}")
         self.slope = slope
-
-    def config(self) -> dict:
-        return {"slope": self.slope}
 
     def function(self, x: np.ndarray, out: np.ndarray) -> None:
         np.multiply(x, self.slope, out=out)
