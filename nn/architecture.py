@@ -16,9 +16,8 @@ LAYER_SYNTAX = {  # word in a specification: the class, and the names of its req
     "batchnorm": (BatchNorm,),
     **{name: (layer,) for name, layer in ACTIVATIONS.items()},
 }
-LAYERS = {
-    kind.__name__: kind for kind in (Flatten, *(kind for kind, *_ in LAYER_SYNTAX.values()))
-}  # names in model files
+CLASSES = [Flatten, *(kind for kind, *_ in LAYER_SYNTAX.values())]
+LAYERS = {kind.__name__: kind for kind in CLASSES}  # names in model files
 
 
 def mlp(hidden: Iterable[int], activation: str = "relu", init: str = "he", classes: int = 10) -> list[Layer]:
