@@ -24,9 +24,8 @@ from nn.memory import Buffers, ParameterMemory
 
 FORMAT = 1  # version of the model file
 UNIT_VECTORS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)  # the (v, W, dW) of `Network.update`
-INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(
-    5
-)  # purposes of a seed, each with a random stream of its own
+# purposes of a seed, each with a random stream of its own
+INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(5)
 MAX_LOSS = 100.0  # a higher mean loss of an epoch counts as divergence; uniform guessing gives ln 10 = 2.3
 MAX_BATCH_LOSS = 100 * MAX_LOSS  # the same for a single batch
 UFUNC_BUFFER = 1024  # values; NumPy copies shorter rows through this buffer: for images, with 8192, 3 % of the time
@@ -242,14 +241,6 @@ class Network:
         x *= 1 / self.std
         return x.reshape(*self.input_shape, len(batch))
 
-    def standardized_range(self) -> np.ndarray:
-        """mean, std, 1 / std, and the pixels 0 and 255 as `standardize` makes them, all in `dtype`.
-
-        Finite for statistics that can be used: in float32 a mean of 1e39, or a std of 1e-45, becomes infinite.
-        """
-        mean, std, scale = np.array([self.mean, self.std, 1 / self.std]).astype(self.dtype)
-        return np.array([mean, std, scale, (0 - mean) * scale, (255 - mean) * scale])
-
     def validate_images(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
         """ValueError unless these are images, each with a class if there are labels."""
         if images.dtype != np.uint8 or images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(self.input_shape):
@@ -332,8 +323,9 @@ class Network:
         DivergenceError if the loss is not finite, or above MAX_LOSS (mean of an epoch) or MAX_BATCH_LOSS.
         """
         history = list(history or [])
-        for pair in ((images, labels), validation or (images, labels)):
-            self.validate_images(*pair)
+        self.validate_images(images, labels)
+        if validation is not None:
+            self.validate_images(*validation)
         check_choice(SCHEDULES, schedule=schedule)
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
@@ -484,9 +476,11 @@ class Network:
             network.metadata = dict(description["about"])
             if not network.std > 0:
                 raise ValueError("the std of its pixels is not above 0")
-            with np.errstate(all="ignore"):  # what overflows is reported below, as an error
-                numbers = [*network.standardized_range(), *(np.sum(a) for a in arrays.values())]
-            if not np.isfinite(numbers).all():
+            with np.errstate(all="ignore"):  # what overflows, such as a mean of 1e39 in float32, is refused below
+                mean, std, scale = np.array([network.mean, network.std, 1 / network.std]).astype(dtype)
+                black, white = (0 - mean) * scale, (255 - mean) * scale  # as `standardize` makes them
+                sums = [np.sum(a) for a in arrays.values()]
+            if not np.isfinite([mean, std, scale, black, white, *sums]).all():
                 raise ValueError("not all its values are finite")
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise storage.StorageError(f"{path} is not a model of this program ({error}): train it again") from error
