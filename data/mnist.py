@@ -8,12 +8,12 @@ import gzip
 import hashlib
 import http.client
 import os
-import queue
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import numpy as np
@@ -150,22 +150,18 @@ def _get(url: str) -> bytes:
     A socket limits only the time between two bytes, and nothing limits the search for the server's address. So a thread
     does that, which is left alone when the time is over.
     """
-    answers = queue.SimpleQueue()
+    answer: Future[bytes] = Future()
 
     def work() -> None:
         try:
-            answers.put(_receive(url))
-        except Exception as error:  # raised again below
-            answers.put(error)
+            answer.set_result(_receive(url))
+        except Exception as error:  # raised again by `result`
+            answer.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    try:
-        answer = answers.get(timeout=DOWNLOAD_TIMEOUT)
-    except queue.Empty:
-        raise TimeoutError(f"too slow: not complete after {DOWNLOAD_TIMEOUT} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    if not wait([answer], DOWNLOAD_TIMEOUT).done:
+        raise TimeoutError(f"too slow: not complete after {DOWNLOAD_TIMEOUT} s")
+    return answer.result()
 
 
 def _receive(url: str) -> bytes:
