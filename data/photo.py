@@ -246,14 +246,9 @@ def has_black_border(gray: np.ndarray) -> bool:
 
 
 def _border(array: np.ndarray, width: int = 1) -> np.ndarray:
-    """The values along the four edges, 1-D, in no useful order: see `_border_cycle`."""
+    """The values along the four edges, 1-D, in no useful order."""
     w = width
     return np.concatenate([a.ravel() for a in (array[:w], array[-w:], array[w:-w, :w], array[w:-w, -w:])])
-
-
-def _border_cycle(array: np.ndarray) -> np.ndarray:
-    """The values along the four edges, 1-D, clockwise."""
-    return np.concatenate([array[0, :-1], array[:-1, -1], array[-1, :0:-1], array[:0:-1, 0]])
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
@@ -373,7 +368,7 @@ def highest_threshold(ink: np.ndarray) -> float:
 
 def border_strokes(mask: np.ndarray) -> int:
     """How many strokes of a mask cross the border of the photo."""
-    border = _border_cycle(mask)
+    border = np.concatenate([mask[0, :-1], mask[:-1, -1], mask[-1, :0:-1], mask[:0:-1, 0]])  # clockwise
     return np.count_nonzero(border & ~np.roll(border, 1))
 
 

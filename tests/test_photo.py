@@ -370,7 +370,12 @@ def test_the_border_has_each_pixel_of_the_edge_once():
     array = np.arange(30).reshape(6, 5)
     assert sorted(photo._border(array)) == sorted({*array[0], *array[-1], *array[:, 0], *array[:, -1]})
     assert sorted(photo._border(array, 2)) == sorted(set(array.ravel()) - {12, 17})
-    assert list(photo._border_cycle(array[:3, :3])) == [0, 1, 2, 7, 12, 11, 10, 5], "clockwise"
+
+
+def test_strokes_around_a_corner_cross_the_border_once():
+    mask = np.zeros((5, 6), bool)
+    mask[0, 4:] = mask[:2, 5] = mask[3:, 0] = mask[4, 2] = True
+    assert photo.border_strokes(mask) == 3
 
 
 def test_the_brightest_pixel_of_mnists_form(expected):
