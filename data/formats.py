@@ -142,14 +142,14 @@ def _read_folder(path: Path, split: str, progress: Progress) -> tuple[np.ndarray
     raise DataError(f"no {split} digits in {path}: no IDX files named like MNIST's, no {split}.csv, no folders 0 to 9")
 
 
-def read_bytes(path: Path, limit: int | None = None) -> bytes:
-    """The content of a file, decompressed if it is gzip, with any name. DataError beyond `limit` (MAX_BYTES) bytes."""
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a file, decompressed if it is gzip, with any name. DataError beyond `limit` bytes."""
     return decompress(_read_file(path, limit), str(path), limit)
 
 
-def decompress(content: bytes, name: str, limit: int | None = None) -> bytes:
+def decompress(content: bytes, name: str, limit: int) -> bytes:
     """The decompressed bytes if these are gzip; otherwise the bytes themselves. DataError beyond `limit` bytes."""
-    limit = min(limit or MAX_BYTES, _largest(len(content)))
+    limit = min(limit, _largest(len(content)))
     inside = _first_bytes(content, limit + 1, name)
     if len(inside) > limit:
         raise DataError(f"{name} has more than {limit:,} bytes: too large")
@@ -161,9 +161,8 @@ def _largest(size: int) -> int:
     return min(MAX_BYTES, max(SMALL_BYTES, MAX_RATIO * size))
 
 
-def _read_file(path: Path, limit: int | None = None) -> bytes:
-    """The content of a file. DataError if it is too large."""
-    limit = limit or MAX_BYTES
+def _read_file(path: Path, limit: int) -> bytes:
+    """The content of a file. DataError if it has more than `limit` bytes."""
     if path.stat().st_size > limit:
         raise DataError(f"{path} has more than {limit:,} bytes: too large")
     return path.read_bytes()
@@ -291,10 +290,10 @@ def write_variants(
 def read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The arrays x_SPLIT and y_SPLIT of an npz archive. DataError."""
     names = f"x_{split}", f"y_{split}"
-    with _errors(path, "an npz archive"), storage.open_zip(_read_file(path)) as archive:
+    with _errors(path, "an npz archive"), storage.open_zip(_read_file(path, MAX_BYTES)) as archive:
         if not {f"{name}.npy" for name in names} <= set(archive.namelist()):
             raise DataError(f"{path} has no {' and '.join(names)}: give its arrays these names")
-        images, labels = (read_member(archive, name) for name in names)
+        images, labels = (read_member(archive, name, MAX_BYTES) for name in names)
     return images, labels
 
 
@@ -310,8 +309,8 @@ def _errors(path: Path, kind: str) -> Iterator[None]:
         raise DataError(f"{path} is damaged or not {kind} ({reason}): remove it and download it again") from None
 
 
-def read_member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -> np.ndarray:
-    """An array in an npz archive. ValueError if it has more than `limit` (MAX_BYTES) bytes; then it is not read."""
+def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
+    """An array in an npz archive. ValueError if it has more than `limit` bytes; then it is not read."""
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others are not decompressed in pieces
         raise ValueError("not compressed as NumPy does it")
@@ -321,7 +320,7 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int | None = None) -
             raise ValueError("not an array of numbers")
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         size = math.prod(shape) * dtype.itemsize
-        if not 0 <= size <= min(info.file_size, limit or MAX_BYTES, _largest(info.compress_size)):
+        if not 0 <= size <= min(info.file_size, limit, _largest(info.compress_size)):
             raise ValueError("too large")
         content = file.read(size)
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran_order else "C")
@@ -338,7 +337,7 @@ def write_npz(file: IO[bytes], splits: Splits) -> None:
 def read_pickle(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """From a pickled triple, see `mnist_pickle`. DataError."""
     with _errors(path, "a pickled triple of digits"):
-        return mnist_pickle.read(read_bytes(path), split)
+        return mnist_pickle.read(read_bytes(path, MAX_BYTES), split)
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
