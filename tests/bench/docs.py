@@ -7,10 +7,10 @@ train: `python train.py` and `python test.py`; shipped: `python test.py` on the 
 drawing window; search: `python hp_search.py`. Everything runs in a temporary folder.
 """
 
+import contextlib
 import itertools
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 ENVIRONMENT = dict(os.environ)  # before the import of photos, which limits BLAS to one thread
 
 import numpy as np  # noqa: E402
+import tables  # noqa: E402
 from digit_numbers import pair, sheet, strip  # noqa: E402
 from matplotlib import rc_context  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
@@ -48,10 +49,9 @@ NUMBERS = {  # file name: paper, how the digits are placed, the first test image
 
 
 def run(command: str) -> str:
-    """What a command prints, on stdout."""
-    words = [sys.executable if word == "python" else word for word in command.split()]
-    words = [ROOT / word if (ROOT / word).suffix == ".py" and (ROOT / word).exists() else word for word in words]
-    return subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE, env=ENVIRONMENT).stdout.rstrip("\n")
+    """What a command such as "python train.py --epochs 1" prints, run in the current folder."""
+    _, script, *arguments = command.split()
+    return tables.run(ROOT / script, *arguments, cwd=Path(), env=ENVIRONMENT).rstrip("\n")
 
 
 def example(*commands: str, keep: slice | None = None) -> str:
@@ -76,11 +76,11 @@ def train() -> None:
 def shipped() -> None:
     """The accuracy of the shipped models. (Their figures are written too, in the temporary folder.)"""
     shutil.copytree(ROOT / "models", "models", ignore=lambda *_: ["final"])
-    models = "models/best.npz", "models/cnn.npz"
-    lines = [
-        f"$ python test.py --model {m} | tail -1\n{run(f'python test.py --model {m}').splitlines()[-1]}" for m in models
-    ]
-    write_block("shipped", "\n".join(["```text", *lines, "```"]))
+    rows = []
+    for model in "models/best.npz", "models/cnn.npz":
+        command = f"python test.py --model {model}"
+        rows += [f"$ {command} | tail -1", run(command).splitlines()[-1]]
+    write_block("shipped", "\n".join(["```text", *rows, "```"]))
 
 
 def predict() -> None:
@@ -129,21 +129,12 @@ def main() -> None:
     """Make the examples that are named, or all."""
     if "MNIST_DIR" in ENVIRONMENT:
         os.environ["MNIST_DIR"] = ENVIRONMENT["MNIST_DIR"] = str(Path(ENVIRONMENT["MNIST_DIR"]).resolve())
-    examples = {
-        "train": train,
-        "shipped": shipped,
-        "predict": predict,
-        "number": number,
-        "draw": draw,
-        "search": search,
-    }
+    examples = {make.__name__: make for make in (train, shipped, predict, number, draw, search)}
     if unknown := {*sys.argv[1:]} - {*examples}:
         sys.exit(f"no example {', '.join(sorted(unknown))}: there are {', '.join(examples)}")
     for name in sys.argv[1:] or examples:
-        with tempfile.TemporaryDirectory() as folder:
-            os.chdir(folder)
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             examples[name]()
-            os.chdir(ROOT)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ def machine() -> str:
     return f"{cores}, {platform.system()}, Python {platform.python_version()}, NumPy {np.__version__}"
 
 
-def run(*command: str | Path, **options) -> str:
-    """Run one of the project's commands; returns its output."""
+def run(*command: str | Path, cwd: Path = ROOT, **options) -> str:
+    """Run one of the project's commands, in its folder or another one; returns its output."""
     command = [sys.executable, *command]
-    return subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
+    return subprocess.run(command, cwd=cwd, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
 
 
 def mean_std(output: str) -> tuple[float, float]:
