@@ -8,7 +8,6 @@ photos exactly the digits were found, in reading order, and how many digits are 
 digits alone. --split train uses the validation images (the last 10,000), as all choices in data/segment.py do.
 """
 
-import io
 import itertools
 import os
 import sys
@@ -21,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import numpy as np  # noqa: E402
-from photos import PAPERS, large, parse_arguments  # noqa: E402
+from photos import PAPERS, gray, large, parse_arguments  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
 from tables import write_table  # noqa: E402
 
@@ -99,14 +98,6 @@ def rotated(ink: Ink, degrees: float) -> Ink:
     image, t = ink[0].rotate(degrees, Image.Resampling.BICUBIC, expand=True), np.deg2rad(degrees)
     rotation = np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
     return image, (ink[1] - np.array(ink[0].size) / 2) @ rotation + np.array(image.size) / 2
-
-
-def gray(image: Image.Image, paper: str) -> np.ndarray:
-    """The photo as `predict.py` reads it from a file."""
-    file = io.BytesIO()
-    image.save(file, "JPEG" if "JPEG" in paper else "PNG", quality=60, compress_level=1)
-    with Image.open(file) as opened:
-        return photo.to_gray(opened)
 
 
 Answer = tuple[bool, np.ndarray, np.ndarray, list[segment.Digit]]

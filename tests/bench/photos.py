@@ -123,20 +123,21 @@ KINDS: dict[str, Draw] = {
 }
 
 
+def gray(image: Image.Image, kind: str) -> np.ndarray:
+    """A photo of this kind as `predict.py` reads it from a file."""
+    file, exif = io.BytesIO(), Image.Exif()
+    if "EXIF" in kind:
+        exif[0x0112] = 6
+    image.save(file, "JPEG" if "JPEG" in kind or exif else "PNG", quality=60, exif=exif, compress_level=0)
+    with Image.open(file) as opened:
+        return pipeline.to_gray(opened)
+
+
 def prepared(kind: str, digit: np.ndarray, seed: int) -> np.ndarray:
     """What `photo.prepare` makes of one digit rendered as this kind of photo; all black if it finds no digit."""
-    image, options = KINDS[kind](digit, np.random.default_rng([seed, *kind.encode()])), {}
-    if "EXIF" in kind:
-        options["exif"] = Image.Exif()
-        options["exif"][0x0112] = 6
-    file = io.BytesIO()
-    if "JPEG" in kind or "EXIF" in kind:
-        image.save(file, "JPEG", quality=60, **options)
-    else:
-        image.save(file, "BMP" if image.width > 1000 else "PNG", compress_level=1)  # PNG takes long at that size
+    image = KINDS[kind](digit, np.random.default_rng([seed, *kind.encode()]))
     try:
-        with Image.open(file) as opened:
-            return pipeline.prepare(pipeline.to_gray(opened))
+        return pipeline.prepare(gray(image, kind))
     except pipeline.PhotoError:
         return np.zeros((28, 28), np.uint8)
 
