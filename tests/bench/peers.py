@@ -265,11 +265,8 @@ def main() -> None:
     for seed in range(1 if arguments.quick else arguments.rounds + 1):
         for name in names:
             result = measure(name, folder, seed)
-            print(
-                name.ljust(12),
-                "  ".join(f"{ROWS[key][0]} {ROWS[key][1].format(result[key])}" for key in ROWS),
-                flush=True,
-            )
+            cells = [f"{title} {form.format(result[key])}" for key, (title, form, _) in ROWS.items()]
+            print(name.ljust(12), *cells, sep="  ", flush=True)
             if seed or arguments.quick:
                 results[name].append(result)
     rows = table(results)
