@@ -20,7 +20,6 @@ The columns take turns within each round, so a machine that is slower for a whil
 """
 
 import argparse
-import csv
 import math
 import statistics
 import sys
@@ -217,12 +216,12 @@ def measure(contestants: dict[str, Callable], hidden: int | str, batch: int, rou
     return seconds
 
 
-def dense(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
+def dense(arguments: argparse.Namespace, data: tuple) -> None:
     """Networks with one hidden layer, beside all peers."""
     ratios, table = {name: [] for name in CONTESTANTS}, [["hidden, batch", *CONTESTANTS]]
     for hidden, batch in SHAPES:
         seconds = measure(CONTESTANTS, hidden, batch, arguments.rounds, data)
-        best = report(f"784-{hidden}-10, batch {batch}", [hidden, batch], seconds, rows, ratios)
+        best = report(f"784-{hidden}-10, batch {batch}", seconds, ratios)
         cells = [f"{ratios[name][-1][0]:.2f}" if name in seconds else "" for name in CONTESTANTS if name != "ours"]
         table.append([f"{hidden}, {batch}", f"{best['ours']:.2f} s", *cells])
     line, cells = "geometric mean".ljust(24), []
@@ -238,19 +237,19 @@ def dense(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
         write_table("speed", table, f"Best of {arguments.rounds} rounds, momentum 0.9 and L2; {machine()}, {versions}.")
 
 
-def cnn(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
+def cnn(arguments: argparse.Namespace, data: tuple) -> None:
     """Convolutional networks, beside PyTorch; and the cost of augmentation."""
     table = [["layers, batches of 64", "ours", "torch"]]
     for name, layers in CNNS.items():
         seconds, ratios = measure({"ours": ours, "torch": torch}, layers, 64, arguments.rounds, data), {"torch": []}
-        best = report(name, [name, 64], seconds, rows, ratios)
+        best = report(name, seconds, ratios)
         table.append([name, f"{best['ours']:.2f} s", *(f"{pair[0]:.2f}" for pair in ratios["torch"])])
     strong = Config(augment=True).distortion()
     contestants = {"ours": ours, "augmented": partial(ours, augment=strong),
                    "one thread": one_thread(ours), "one thread, augmented": one_thread(partial(ours, augment=strong)),
                    "augmentation alone": lambda *_: lambda: strong(data[0], RNG)}  # fmt: skip
     seconds = measure(contestants, 1024, 128, arguments.rounds, data)
-    best = report("784-1024-10, batch 128", [1024, 128], seconds, rows, {})
+    best = report("784-1024-10, batch 128", seconds, {})
     if "one thread" not in best:
         return
     one, both = (f"{round(100 * (best[b] / best[a] - 1))} % longer than {best[a]:.2f} s" for a, b in (
@@ -262,13 +261,12 @@ def cnn(arguments: argparse.Namespace, data: tuple, rows: list) -> None:
         write_table("speed of cnn", table, f"{text} Best of {arguments.rounds} rounds; {machine()}.")
 
 
-def report(title: str, shape: list, seconds: dict, rows: list, ratios: dict) -> dict[str, float]:
-    """Print one row, and add to `rows` and `ratios`. Returns the best times."""
+def report(title: str, seconds: dict, ratios: dict) -> dict[str, float]:
+    """Print one row, and add to `ratios`. Returns the best times."""
     best, median = ({name: f(times) for name, times in seconds.items()} for f in (min, statistics.median))
     line = title.ljust(24)
     for name in seconds:
         ratio = best[name] / best["ours"], median[name] / median["ours"]
-        rows.append([*shape, name, best[name], median[name], *ratio])
         ratios.setdefault(name, []).append(ratio)
         line += f"  {name} {best[name]:.3f}" + (f" ({ratio[0]:.2f}, {ratio[1]:.2f})" if name != "ours" else "")
     print(line, flush=True)
@@ -279,11 +277,10 @@ PARTS = {"dense": dense, "cnn": cnn}
 
 
 def main() -> None:
-    """Measure every shape, print the tables, write them as CSV."""
+    """Measure every shape, print the tables, write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' or '.join(PARTS)} (all)")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--write", action="store_true", help="write the tables into docs/speed.md")
     arguments = parser.parse_args()
     if not PARTS.keys() >= {*arguments.parts}:
@@ -291,15 +288,11 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="sklearn")
     images = RNG.integers(0, 256, (IMAGES, 28, 28), dtype=np.uint8)  # digits or noise: the time is the same
     x = ((images.reshape(-1, 784) - images.mean()) / images.std()).astype(np.float32)
-    data, rows = (images, x, RNG.integers(0, 10, IMAGES)), []
+    data = images, x, RNG.integers(0, 10, IMAGES)
     print(f"{machine()}; {arguments.rounds} rounds")
     print("seconds an epoch, and in brackets how many times ours: best by best, median by median")
     for part in arguments.parts or PARTS:
-        PARTS[part](arguments, data, rows)
-    with arguments.csv.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["hidden", "batch", "name", "best_s", "median_s", "best_times_ours", "median_times_ours"])
-        writer.writerows(row[:3] + [f"{value:.4f}" for value in row[3:]] for row in rows)
+        PARTS[part](arguments, data)
 
 
 if __name__ == "__main__":
