@@ -218,21 +218,16 @@ def measure(contestants: dict[str, Callable], hidden: int | str, batch: int, rou
 
 def dense(arguments: argparse.Namespace, data: tuple) -> None:
     """Networks with one hidden layer, beside all peers."""
-    ratios, table = {name: [] for name in CONTESTANTS}, [["hidden, batch", *CONTESTANTS]]
+    table, rows = [["hidden, batch", *CONTESTANTS]], []
     for hidden, batch in SHAPES:
         seconds = measure(CONTESTANTS, hidden, batch, arguments.rounds, data)
-        best = report(f"784-{hidden}-10, batch {batch}", seconds, ratios)
-        cells = [f"{ratios[name][-1][0]:.2f}" if name in seconds else "" for name in CONTESTANTS if name != "ours"]
-        table.append([f"{hidden}, {batch}", f"{best['ours']:.2f} s", *cells])
-    line, cells = "geometric mean".ljust(24), []
-    for name, pairs in ratios.items():
-        if name != "ours":
-            means = [statistics.geometric_mean(column) for column in zip(*pairs, strict=True)] if pairs else [0, 0]
-            line += f"  {name} ({means[0]:.2f}, {means[1]:.2f})"
-            cells.append(f"**{means[0]:.2f}**")
-    print(line)
-    table.append(["geometric mean", "", *cells])
-    if all(ratios.values()) and arguments.write:
+        best, ratios = report(f"784-{hidden}-10, batch {batch}", seconds)
+        rows.append(ratios)
+        table.append([f"{hidden}, {batch}", f"{best['ours']:.2f} s", *(f"{pair[0]:.2f}" for pair in ratios.values())])
+    means = {name: [statistics.geometric_mean(row[name][i] for row in rows) for i in (0, 1)] for name in ratios}
+    print("geometric mean".ljust(24), *(f"{name} ({a:.2f}, {b:.2f})" for name, (a, b) in means.items()), sep="  ")
+    table.append(["geometric mean", "", *(f"**{pair[0]:.2f}**" for pair in means.values())])
+    if best.keys() == CONTESTANTS.keys() and arguments.write:
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "jax", "scikit-learn"))
         write_table("speed", table, f"Best of {arguments.rounds} rounds, momentum 0.9 and L2; {machine()}, {versions}.")
 
@@ -241,19 +236,18 @@ def cnn(arguments: argparse.Namespace, data: tuple) -> None:
     """Convolutional networks, beside PyTorch; and the cost of augmentation."""
     table = [["layers, batches of 64", "ours", "torch"]]
     for name, layers in CNNS.items():
-        seconds, ratios = measure({"ours": ours, "torch": torch}, layers, 64, arguments.rounds, data), {"torch": []}
-        best = report(name, seconds, ratios)
-        table.append([name, f"{best['ours']:.2f} s", *(f"{pair[0]:.2f}" for pair in ratios["torch"])])
+        best, ratios = report(name, measure({"ours": ours, "torch": torch}, layers, 64, arguments.rounds, data))
+        table.append([name, f"{best['ours']:.2f} s", *(f"{pair[0]:.2f}" for pair in ratios.values())])
     strong = Config(augment=True).distortion()
     contestants = {"ours": ours, "augmented": partial(ours, augment=strong),
                    "one thread": one_thread(ours), "one thread, augmented": one_thread(partial(ours, augment=strong)),
                    "augmentation alone": lambda *_: lambda: strong(data[0], RNG)}  # fmt: skip
     seconds = measure(contestants, 1024, 128, arguments.rounds, data)
-    best = report("784-1024-10, batch 128", seconds, {})
+    best, _ = report("784-1024-10, batch 128", seconds)
     if "one thread" not in best:
         return
-    one, both = (f"{round(100 * (best[b] / best[a] - 1))} % longer than {best[a]:.2f} s" for a, b in (
-        ("one thread", "one thread, augmented"), ("ours", "augmented")))  # fmt: skip
+    pairs = ("one thread", "one thread, augmented"), ("ours", "augmented")
+    one, both = (f"{100 * (best[b] / best[a] - 1):.0f} % longer than {best[a]:.2f} s" for a, b in pairs)
     text = f"Augmenting 60,000 images takes {best['augmentation alone']:.2f} s on one core. Beside the training of "
     text += f"784-1024-10 in batches of 128, an epoch takes {one} if BLAS has one thread, {both} if it has all cores."
     print(text)
@@ -261,16 +255,13 @@ def cnn(arguments: argparse.Namespace, data: tuple) -> None:
         write_table("speed of cnn", table, f"{text} Best of {arguments.rounds} rounds; {machine()}.")
 
 
-def report(title: str, seconds: dict, ratios: dict) -> dict[str, float]:
-    """Print one row, and add to `ratios`. Returns the best times."""
+def report(title: str, seconds: dict) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Print one row. Returns the best times, and how many times ours the others are: by best, and by median."""
     best, median = ({name: f(times) for name, times in seconds.items()} for f in (min, statistics.median))
-    line = title.ljust(24)
-    for name in seconds:
-        ratio = best[name] / best["ours"], median[name] / median["ours"]
-        ratios.setdefault(name, []).append(ratio)
-        line += f"  {name} {best[name]:.3f}" + (f" ({ratio[0]:.2f}, {ratio[1]:.2f})" if name != "ours" else "")
-    print(line, flush=True)
-    return best
+    ratios = {name: (best[name] / best["ours"], median[name] / median["ours"]) for name in seconds if name != "ours"}
+    cells = [f"{name} {best[name]:.3f} ({a:.2f}, {b:.2f})" for name, (a, b) in ratios.items()]
+    print(title.ljust(24), f"ours {best['ours']:.3f}", *cells, sep="  ", flush=True)
+    return best, ratios
 
 
 PARTS = {"dense": dense, "cnn": cnn}
