@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
-from pathlib import Path
 
-from tables import ROOT, machine, write_table
+import numpy as np
+from tables import machine, run, write_table
+from training_speed import CONTESTANTS, RNG
 
 NEIGHBOURS = (0, 1, 2)
 VARIANTS = {
@@ -24,37 +25,32 @@ VARIANTS = {
     "torch": ("torch", None),
     "torch, 1 thread": ("torch", "1"),
 }
-TRAIN = """
-import sys, time
-sys.path[:0] = [{bench!r}, {root!r}]
-import numpy as np
-import training_speed as speed
-images = speed.RNG.integers(0, 256, (12_800, 28, 28), dtype=np.uint8)
-x = ((images.reshape(-1, 784) - images.mean()) / images.std()).astype(np.float32)
-epoch = getattr(speed, {name!r})(images, x, speed.RNG.integers(0, 10, len(images)), 512, 128)
-epoch()
-start, epochs = time.perf_counter(), 0
-while epochs == 0 or time.perf_counter() - start < {seconds}:
+
+
+def train(name: str, seconds: float) -> float:
+    """Train for some seconds after a warm-up: seconds for 60,000 images."""
+    images = RNG.integers(0, 256, (12_800, 28, 28), dtype=np.uint8)
+    x = ((images.reshape(-1, 784) - images.mean()) / images.std()).astype(np.float32)
+    epoch = CONTESTANTS[name](images, x, RNG.integers(0, 10, len(images)), 512, 128)
     epoch()
-    epochs += 1
-print((time.perf_counter() - start) / epochs * 60_000 / len(images))
-"""
+    start, epochs = time.perf_counter(), 0
+    while epochs == 0 or time.perf_counter() - start < seconds:
+        epoch()
+        epochs += 1
+    return (time.perf_counter() - start) / epochs * 60_000 / len(images)
 
 
 def measure(name: str, threads: str | None, neighbours: int, seconds: float) -> float:
-    """Seconds for 60,000 images, in a new process beside busy programs."""
-    code = TRAIN.format(bench=str(Path(__file__).parent), root=str(ROOT), name=name, seconds=seconds)
+    """`train` in a new process beside busy programs."""
     variables = {name: threads for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if threads}
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(neighbours)]
     try:
         time.sleep(0.2)
-        done = subprocess.run([sys.executable, "-c", code], env=os.environ | variables, check=True, text=True,
-                              stdout=subprocess.PIPE)  # fmt: skip
+        return float(run(__file__, "--train", name, str(seconds), env=os.environ | variables))
     finally:
         for process in busy:
             process.kill()
             process.wait()
-    return float(done.stdout)
 
 
 def main() -> None:
@@ -63,7 +59,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of training in each measurement")
     parser.add_argument("--write", action="store_true", help="write the table into docs/speed.md")
+    parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.train:
+        name, seconds = arguments.train
+        print(train(name, float(seconds)))
+        return
     variants = {label: each for label, each in VARIANTS.items() if each[0] == "ours" or find_spec("torch")}
     times = {(label, count): [] for label in variants for count in NEIGHBOURS}
     for _ in range(arguments.rounds):
