@@ -163,10 +163,9 @@ class Network:
         self.buffer = Buffers()
         self.classes = connect(layers, self.input_shape)
         self.memory = ParameterMemory(layers, self.dtype)
-        for layer in layers:
-            layer.state = {name: np.zeros(shape, self.dtype) for name, shape in layer.state_shapes.items()}
         rng = spawn_rng(seed, INITIALISATION)
         for layer in layers:
+            layer.state = {name: np.zeros(shape, self.dtype) for name, shape in layer.state_shapes.items()}
             layer.initialise(rng)
 
     def parameters(self) -> dict[str, np.ndarray]:
