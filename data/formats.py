@@ -54,9 +54,8 @@ class ImageFile:
 
     def __getitem__(self, part: slice) -> "ImageFile":
         rows = range(len(self))[part]
-        return replace(
-            self, shape=(len(rows), *self.shape[1:]), offset=self.offset + rows.start * math.prod(self.shape[1:])
-        )
+        offset = self.offset + rows.start * math.prod(self.shape[1:])
+        return replace(self, shape=(len(rows), *self.shape[1:]), offset=offset)
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         try:
@@ -216,12 +215,10 @@ def parse_idx(content: bytes, name: str) -> np.ndarray:
 
 def _check_idx_size(shape: tuple[int, ...], size: int, name: str) -> None:
     """DataError unless an IDX file with this shape has `size` bytes."""
-    header = 4 + 4 * len(shape)
-    if size - header != math.prod(shape):
-        raise DataError(
-            f"{name} is cut short or damaged: its header says {math.prod(shape)} bytes of data, it has "
-            f"{size - header}: remove it and download it again"
-        )
+    expected, found = math.prod(shape), size - 4 - 4 * len(shape)
+    if found != expected:
+        reason = f"its header says {expected} bytes of data, it has {found}"
+        raise DataError(f"{name} is cut short or damaged: {reason}: remove it and download it again")
 
 
 def _idx_shape(content: bytes, name: str) -> tuple[int, ...]:
@@ -328,9 +325,9 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
 
 def write_npz(file: IO[bytes], splits: Splits) -> None:
     """Write the arrays x_train, y_train, x_test, y_test."""
-    arrays = {
-        f"{name}_{split}": array for split, pair in splits.items() for name, array in zip("xy", pair, strict=True)
-    }
+    arrays = {}
+    for split, (images, labels) in splits.items():
+        arrays |= {f"x_{split}": images, f"y_{split}": labels}
     np.savez_compressed(file, **arrays)
 
 
