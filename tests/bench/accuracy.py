@@ -44,12 +44,10 @@ ACCURACY_CSV = ROOT / "models" / "final" / "test_accuracy.csv"
 
 def train(name: str) -> list[Path]:
     """Train a config with every seed; returns the model files."""
-    seeds = range(LONG_SEEDS if name in LONG else SEEDS)
-    models = [ROOT / "models" / "final" / f"{name}-seed{seed}.npz" for seed in seeds]
+    count = LONG_SEEDS if name in LONG else SEEDS
+    models = [ROOT / "models" / "final" / f"{name}-seed{seed}.npz" for seed in range(count)]
     flags = ["--config", f"configs/{name}.toml", "--validation", "0", "--dataset", "mnist", "--resume"]
-    commands = (
-        ["train.py", *flags, "--seed", str(seed), "--out", out] for seed, out in zip(seeds, models, strict=True)
-    )
+    commands = [["train.py", *flags, "--seed", str(seed), "--out", model] for seed, model in enumerate(models)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
         list(workers.map(lambda command: run(*command, env=environment), commands))
