@@ -15,7 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tables import ROOT, machine, mean_std, read_rows, run, write_table
+from tables import ROOT, chosen, machine, mean_std, read_rows, run, write_table
 
 sys.path.insert(0, str(ROOT))
 
@@ -100,12 +100,10 @@ def draw(table: dict[str, list[str]]) -> None:
 
 def main() -> None:
     """Train, test, and write the tables."""
-    unknown = {*sys.argv[1:]} - {*SHORT, *LONG, "none"}
-    if unknown:
-        sys.exit(f"no row for {', '.join(sorted(unknown))}: there are {', '.join([*SHORT, *LONG])}")
+    names = chosen(__doc__, [*SHORT, *LONG, "none"])
     header, *old = read_rows("accuracy")
     table = {row[0].strip("`"): row for row in old}
-    for name in [] if sys.argv[1:] == ["none"] else sys.argv[1:] or [*SHORT, *LONG]:
+    for name in (name for name in names if name != "none"):
         models = train(name)
         output = run("test.py", "--model", *models)
         print(f"{name}: {output.splitlines()[-1]}", flush=True)

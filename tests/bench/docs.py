@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -130,9 +129,7 @@ def main() -> None:
     if "MNIST_DIR" in ENVIRONMENT:
         os.environ["MNIST_DIR"] = ENVIRONMENT["MNIST_DIR"] = str(Path(ENVIRONMENT["MNIST_DIR"]).resolve())
     examples = {make.__name__: make for make in (train, shipped, predict, number, draw, search)}
-    if unknown := {*sys.argv[1:]} - {*examples}:
-        sys.exit(f"no example {', '.join(sorted(unknown))}: there are {', '.join(examples)}")
-    for name in sys.argv[1:] or examples:
+    for name in tables.chosen(__doc__, [*examples]):
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             examples[name]()
 

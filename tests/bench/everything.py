@@ -6,6 +6,7 @@
 The programs that are finished are listed in models/everything.txt, until all are.
 """
 
+import argparse
 import subprocess
 import sys
 import time
@@ -28,9 +29,9 @@ FINISHED = ROOT / "models" / "everything.txt"
 
 def main() -> None:
     """Run what is not finished; exit code 1 if a program fails, after all others."""
-    quick = sys.argv[1:] == ["--quick"]
-    if sys.argv[1:] and not quick:
-        sys.exit("everything.py takes no argument but --quick")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
     finished = FINISHED.read_text().split() if FINISHED.exists() and not quick else []
     failed = []
     for program, arguments in PROGRAMS.items():

@@ -3,6 +3,7 @@
 What was written is kept in tests/bench/log/ too; tests/test_readme.py compares the pages with it.
 """
 
+import argparse
 import platform
 import re
 import subprocess
@@ -21,6 +22,16 @@ def machine() -> str:
     models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text() if info.exists() else "", re.M)
     cores = f"{len(models)} cores of {models[0]}" if models else platform.machine()
     return f"{cores}, {platform.system()}, Python {platform.python_version()}, NumPy {np.__version__}"
+
+
+def chosen(description: str, names: list[str]) -> list[str]:
+    """The names on the command line, or else all; exits with a message if there are others, or after --help."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(names)} (all)")
+    given = parser.parse_args().names
+    if unknown := {*given} - {*names}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join(names)}")
+    return given or names
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **options) -> str:
