@@ -95,16 +95,17 @@ def label_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # the cells of a form, which cross the border, are much longer than any digit
     for chosen, length in (np.flatnonzero(inner), min(longest, *mask.shape)), (np.arange(len(areas)), longest):
         chosen = chosen[np.argsort(-areas[chosen], kind="stable")][:MAX_PARTS]
+        cells = surrounds_others(chosen, boxes[chosen], parts)
+        chosen, cells = chosen[~cells], chosen[cells]
         large = (lengths[chosen] >= SPECK * length) & (areas[chosen] >= SPECK / 2 * areas[chosen].max(initial=1))
-        chosen, left_out = chosen[large], chosen[large]
-        chosen = chosen[~surrounds_others(chosen, boxes[chosen], parts)]
+        chosen = chosen[large]
         groups = group_parts(boxes[chosen], areas[chosen], strokes[chosen]) if len(chosen) else []
         if groups:
             break
     else:
         raise photo.PhotoError("shows no digit, only specks")
     number = np.full(len(areas) + 1, NOTHING)  # the last entry is that of -1
-    number[left_out] = LEFT_OUT
+    number[[*chosen, *cells]] = LEFT_OUT
     for i, members in enumerate(groups):
         number[chosen[members]] = i
     boxes = [[*boxes[chosen[g], :2].min(axis=0), *boxes[chosen[g], 2:].max(axis=0)] for g in groups]
@@ -134,14 +135,15 @@ def _inner(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def surrounds_others(numbers: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Which parts are the cells of a form: those around others that are, added up, higher than FILLED of their height.
 
-    A part is around another one if its box is, and if it has no ink in the box of the other.
+    A part is around another one if its box is, and if it has no ink in the box of the other. Specks do not count.
     """
     (top, left, bottom, right), filled = boxes.T, np.zeros(len(boxes))
+    height = bottom - top
     around = (top[:, None] < top) & (left[:, None] < left) & (bottom[:, None] > bottom) & (right[:, None] > right)
-    for a, b in np.argwhere(around):
+    for a, b in np.argwhere(around & (height > SPECK * height[:, None])):
         if not (parts[top[b] : bottom[b], left[b] : right[b]] == numbers[a]).any():
-            filled[a] += bottom[b] - top[b]
-    return filled > FILLED * (bottom - top)
+            filled[a] += height[b]
+    return filled > FILLED * height
 
 
 def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> list[np.ndarray]:

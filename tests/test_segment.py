@@ -102,13 +102,19 @@ def test_digits_in_cells_that_do_not_reach_the_border():
     assert_near(boxes(canvas(ONE, OTHER, *one_cell)), [ONE, OTHER])
     assert_near(boxes(canvas(ONE, OTHER, *one_cell, *box(30, 175, 170, 240))), [ONE, OTHER])
     assert_near(boxes(canvas(ONE, OTHER, *two_cells, (30, 140, 170, 144))), [ONE, OTHER])
+    ones = [(150 * i + 60, 150 * j + 90, 150 * i + 140, 150 * j + 96) for i, j in np.ndindex(5, 8)]
+    rows = [(150 * i + 25, 20, 150 * i + 30, 1225) for i in range(6)]
+    columns = [(25, 150 * j + 20, 780, 150 * j + 25) for j in range(9)]
+    assert_near(boxes(canvas(*ones, *rows, *columns, shape=(805, 1250))), ones)
     (alone,) = segment.digits(canvas(ONE, *one_cell))
     assert np.abs(alone.image.astype(int) - photo.prepare(canvas(ONE))).mean() < 2
 
 
 def test_dirt_in_a_zero_does_not_make_it_a_cell():
     zero = box(50, 100, 150, 160)
-    assert_near(boxes(canvas(OTHER, *zero, (80, 120, 104, 128))), [(50, 100, 150, 160), OTHER])
+    dust = [(60 + 16 * (i // 2), 115 + 25 * (i % 2), 64 + 16 * (i // 2), 119 + 25 * (i % 2)) for i in range(10)]
+    for dirt in [(80, 120, 104, 128)], dust:
+        assert_near(boxes(canvas(OTHER, *zero, *dirt)), [(50, 100, 150, 160), OTHER])
 
 
 def test_digits_at_the_border_if_there_are_no_others():
