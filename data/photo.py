@@ -83,7 +83,8 @@ def find_ink(gray: np.ndarray, size: int, several: bool = False) -> tuple[np.nda
     several: see `flatten_illumination`.
     """
     ink = flatten_illumination(resize(gray, size / max(gray.shape)), several)
-    return ink, suppress_ruled_lines(ink, ink_threshold(ink))
+    limit = highest_threshold(ink) if several else ink.max()
+    return ink, suppress_ruled_lines(ink, ink_threshold(ink), limit)
 
 
 def to_mnist(ink: np.ndarray, level: float) -> np.ndarray:
@@ -349,11 +350,9 @@ def ink_threshold(ink: np.ndarray) -> float:
     return 0.5 * dark
 
 
-def suppress_ruled_lines(ink: np.ndarray, level: float) -> float:
-    """The threshold, raised until at most MAX_BORDER_STROKES cross the border; unchanged if that needs too much."""
-    if border_strokes(ink > level) <= MAX_BORDER_STROKES:
-        return level
-    raised, limit = 1.2 * level, highest_threshold(ink)
+def suppress_ruled_lines(ink: np.ndarray, level: float, limit: float) -> float:
+    """The threshold, raised until at most MAX_BORDER_STROKES cross the border; unchanged if that needs `limit`."""
+    raised = level
     while raised < limit:
         if border_strokes(ink > raised) <= MAX_BORDER_STROKES:
             return raised
@@ -362,7 +361,7 @@ def suppress_ruled_lines(ink: np.ndarray, level: float) -> float:
 
 
 def highest_threshold(ink: np.ndarray) -> float:
-    """A higher one would break the digits' strokes, and lines that are as dark as they are."""
+    """A higher threshold would break the strokes of digits, and lines that are as dark as these into pieces."""
     return 0.8 * float(np.percentile(ink, 99.9))
 
 
