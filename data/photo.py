@@ -70,21 +70,13 @@ def prepare(gray: np.ndarray) -> np.ndarray:
     """
     if is_prepared(gray):
         return gray
-    ink, level = find_ink(gray[inside_frame(gray)], WORK_SIZE)
+    gray = gray[inside_frame(gray)]
+    ink = flatten_illumination(resize(gray, WORK_SIZE / max(gray.shape)))
+    level = suppress_ruled_lines(ink, ink_threshold(ink), ink.max())
     components = connected_components(ink > level)
     keep = main_components(components)
     ink[(components >= 0) & ~keep] = 0
     return to_mnist(ink[bounding_box(keep)], level)
-
-
-def find_ink(gray: np.ndarray, size: int, several: bool = False) -> tuple[np.ndarray, float]:
-    """The ink of a photo scaled to `size` pixels (its longer side), float 0 to 1, and the threshold of the strokes.
-
-    several: see `flatten_illumination`.
-    """
-    ink = flatten_illumination(resize(gray, size / max(gray.shape)), several)
-    limit = highest_threshold(ink) if several else ink.max()
-    return ink, suppress_ruled_lines(ink, ink_threshold(ink), limit)
 
 
 def to_mnist(ink: np.ndarray, level: float) -> np.ndarray:
@@ -287,7 +279,7 @@ def inside_frame(gray: np.ndarray) -> tuple[slice, slice]:
     return slice(rows.start + edge, rows.stop - edge), slice(columns.start + edge, columns.stop - edge)
 
 
-def flatten_illumination(gray: np.ndarray, several: bool) -> np.ndarray:
+def flatten_illumination(gray: np.ndarray, several: bool = False) -> np.ndarray:
     """ink = (background - gray) / background, float (height, width), 0 to 1, after inversion if the ink is light.
 
     The background is the photo after a morphological closing (Serra 1982), which removes all that is narrower than half
@@ -358,11 +350,6 @@ def suppress_ruled_lines(ink: np.ndarray, level: float, limit: float) -> float:
             return raised
         raised *= 1.2
     return level
-
-
-def highest_threshold(ink: np.ndarray) -> float:
-    """A higher threshold would break the strokes of digits, and lines that are as dark as these into pieces."""
-    return 0.8 * float(np.percentile(ink, 99.9))
 
 
 def border_strokes(mask: np.ndarray) -> int:

@@ -15,6 +15,7 @@ from data import photo
 MAX_PIXELS, MAX_SIDE = 1_000_000, 2500  # a photo that is larger is scaled down
 # factors of the threshold of the ink, faint strokes first: the first at which at most one stroke crosses the border
 LEVELS = np.array([0.5, 1, 1.25, 1.5])
+HIGHEST = 0.8  # threshold, of the darkest ink; a higher one breaks digits, and lines that are as dark, into pieces
 MAX_GAP = 0.5  # stroke widths: ink that is closer belongs to one part
 THIN = 30  # percentile of all stroke widths: the unit of MAX_GAP, so that thin digits beside thick ones stay apart
 MAX_PARTS = 200  # only the largest are looked at
@@ -55,9 +56,11 @@ def digits(gray: np.ndarray) -> list[Digit]:
     inside = photo.inside_frame(gray)
     short_side, long_side = sorted(gray[inside].shape)
     size = min(max(photo.WORK_SIZE, long_side), MAX_SIDE, round(math.sqrt(MAX_PIXELS * long_side / short_side)))
-    ink, level = photo.find_ink(gray[inside], size, several=True)
-    limit = max(level, photo.highest_threshold(ink))
-    level = next((x for x in level * LEVELS if x <= limit and photo.border_strokes(ink > x) < 2), level)
+    ink = photo.flatten_illumination(photo.resize(gray[inside], size / long_side), several=True)
+    highest = HIGHEST * np.percentile(ink, 99.9)
+    level = photo.suppress_ruled_lines(ink, photo.ink_threshold(ink), highest)
+    levels = level * LEVELS[level * LEVELS <= max(level, highest)]
+    level = next((x for x in levels if photo.border_strokes(ink > x) < 2), level)
     labels, boxes = label_digits(ink > level)
     if len(boxes) > MAX_DIGITS:
         raise photo.PhotoError(f"shows {len(boxes)} digits or more; the limit is {MAX_DIGITS}")

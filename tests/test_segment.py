@@ -186,10 +186,13 @@ def test_the_number_of_each_pixel():
     [((150, 200), 400), ((600, 300), 600), ((1600, 2500), 1250), ((100, 4000), 2500)],
 )
 def test_large_photos_are_scaled_down(shape, size, monkeypatch):
-    sizes, find_ink = [], photo.find_ink
-    monkeypatch.setattr(
-        photo, "find_ink", lambda gray, size, **more: [sizes.append(size), find_ink(gray, size, **more)][1]
-    )
+    sizes, flatten = [], photo.flatten_illumination
+
+    def spy(gray, several=False):
+        sizes.append(max(gray.shape))
+        return flatten(gray, several)
+
+    monkeypatch.setattr(photo, "flatten_illumination", spy)
     segment.digits(canvas(ONE, shape=shape))
     assert sizes[0] == size
 
