@@ -54,6 +54,8 @@ class ImageFile:
 
     def __getitem__(self, part: slice) -> "ImageFile":
         rows = range(len(self))[part]
+        if rows.step != 1:
+            raise IndexError("an ImageFile has only slices of consecutive images: use np.asarray for others")
         offset = self.offset + rows.start * math.prod(self.shape[1:])
         return replace(self, shape=(len(rows), *self.shape[1:]), offset=offset)
 

@@ -45,6 +45,9 @@ def test_files_that_are_too_large(tmp_path, digits, monkeypatch):
             formats.read(tmp_path / name, "train")
     images, labels = formats.read(tmp_path / "plain", "train")
     assert isinstance(images, formats.ImageFile) and (np.asarray(images) == x).all() and (labels == y).all()
+    assert (np.asarray(images[7:90]) == x[7:90]).all()
+    with pytest.raises(IndexError, match="consecutive"):
+        images[::2]
     monkeypatch.setattr(formats, "MAX_BYTES", 99)
     for name in "gzip", "plain":  # even the labels; and the gzipped file itself
         with pytest.raises(DataError, match="too large when decompressed"):

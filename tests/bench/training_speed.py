@@ -251,8 +251,9 @@ def cnn(arguments: argparse.Namespace, data: tuple) -> None:
     text = f"Augmenting 60,000 images takes {best['augmentation alone']:.2f} s on one core. Beside the training of "
     text += f"784-1024-10 in batches of 128, an epoch takes {one} if BLAS has one thread, {both} if it has all cores."
     print(text)
-    if arguments.write:
-        write_table("speed of cnn", table, f"{text} Best of {arguments.rounds} rounds; {machine()}.")
+    if arguments.write and "torch" in ratios:
+        remark = f"{text} Best of {arguments.rounds} rounds; {machine()}, torch {version('torch')}."
+        write_table("speed of cnn", table, remark)
 
 
 def report(title: str, seconds: dict) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
