@@ -235,10 +235,10 @@ def is_prepared(gray: np.ndarray) -> bool:
 
 def has_black_border(gray: np.ndarray) -> bool:
     """Whether most of the border is black."""
-    return bool(np.median(_border(gray)) == 0)
+    return bool(np.median(border(gray)) == 0)
 
 
-def _border(array: np.ndarray, width: int = 1) -> np.ndarray:
+def border(array: np.ndarray, width: int = 1) -> np.ndarray:
     """The values along the four edges, 1-D, in no useful order."""
     w = width
     return np.concatenate([a.ravel() for a in (array[:w], array[-w:], array[w:-w, :w], array[w:-w, -w:])])
@@ -273,7 +273,7 @@ def inside_frame(gray: np.ndarray) -> tuple[slice, slice]:
     y, x = (pixels // 8 for pixels in inside.shape)
     middle = np.s_[y : inside.shape[0] - y, x : inside.shape[1] - x]
     edge = max(1, min(inside.shape) // 50)  # where frame and photo mix
-    outline = np.mean(_border(different)) < 0.95 or np.mean(_border(different[middle])) < 0.5  # or a digit
+    outline = np.mean(border(different)) < 0.95 or np.mean(border(different[middle])) < 0.5  # or a digit
     if outline or np.ptp(inside[middle]) < 32 or min(inside.shape) <= 2:
         return whole
     return slice(rows.start + edge, rows.stop - edge), slice(columns.start + edge, columns.stop - edge)
@@ -320,7 +320,7 @@ def is_dark_on_light(gray: np.ndarray) -> bool:
     rows, columns = np.indices(gray.shape)
     terms = np.stack([np.ones(gray.shape), rows, columns])
     width = max(1, min(gray.shape) // 16)
-    x, y = np.stack([_border(term, width) for term in terms], axis=1), _border(gray, width)
+    x, y = np.stack([border(term, width) for term in terms], axis=1), border(gray, width)
     distance = np.abs(y - np.median(y))
     near = distance <= np.percentile(distance, 80)  # without ink that touches the border
     plane = np.linalg.lstsq(x[near], y[near], rcond=None)[0]
@@ -354,8 +354,8 @@ def suppress_ruled_lines(ink: np.ndarray, level: float, limit: float) -> float:
 
 def border_strokes(mask: np.ndarray) -> int:
     """How many strokes of a mask cross the border of the photo."""
-    border = np.concatenate([mask[0, :-1], mask[:-1, -1], mask[-1, :0:-1], mask[:0:-1, 0]])  # clockwise
-    return np.count_nonzero(border & ~np.roll(border, 1))
+    ring = np.concatenate([mask[0, :-1], mask[:-1, -1], mask[-1, :0:-1], mask[:0:-1, 0]])  # clockwise
+    return np.count_nonzero(ring & ~np.roll(ring, 1))
 
 
 def connected_components(mask: np.ndarray) -> np.ndarray:
@@ -385,7 +385,7 @@ def main_components(components: np.ndarray) -> np.ndarray:
     if not keep.any():
         raise PhotoError("shows no digit, only specks")
     at_border = np.zeros(len(sizes) + 1, bool)
-    at_border[_border(components)] = True  # the last entry, -1, is for pixels of no component
+    at_border[border(components)] = True  # the last entry, -1, is for pixels of no component
     for positions, pixels in zip(coords, components.shape, strict=True):
         middle = (np.bincount(numbers, positions) / sizes + 0.5) / pixels  # relative, 0 to 1
         line = at_border[:-1] & (np.abs(middle - 0.5) > 0.35)

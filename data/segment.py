@@ -13,8 +13,9 @@ import numpy as np
 from data import photo
 
 MAX_PIXELS, MAX_SIDE = 1_000_000, 2500  # a photo that is larger is scaled down
-# factors of the threshold of the ink, faint strokes first: the first at which at most one stroke crosses the border
+# factors of the threshold of the ink, faint strokes first: the first at which the border `is_clear`
 LEVELS = np.array([0.5, 1, 1.25, 1.5])
+SHADOW = 0.1  # of the border of the photo; what covers more of it is no stroke that crosses it
 HIGHEST = 0.8  # threshold, of the darkest ink; a higher one breaks digits, and lines that are as dark, into pieces
 MAX_GAP = 0.5  # stroke widths: ink that is closer belongs to one part
 THIN = 30  # percentile of all stroke widths: the unit of MAX_GAP, so that thin digits beside thick ones stay apart
@@ -60,7 +61,7 @@ def digits(gray: np.ndarray) -> list[Digit]:
     highest = HIGHEST * np.percentile(ink, 99.9)
     level = photo.suppress_ruled_lines(ink, photo.ink_threshold(ink), highest)
     levels = level * LEVELS[level * LEVELS <= max(level, highest)]
-    level = next((x for x in levels if photo.border_strokes(ink > x) < 2), level)
+    level = next((x for x in levels if is_clear(ink > x)), level)
     labels, boxes = label_digits(ink > level)
     if len(boxes) > MAX_DIGITS:
         raise photo.PhotoError(f"shows {len(boxes)} digits or more; the limit is {MAX_DIGITS}")
@@ -79,6 +80,11 @@ def digits(gray: np.ndarray) -> list[Digit]:
         wide, long = (bool(size > limit * len(own)) for size, limit in ((right - left, WIDE), (length, LONG)))
         result.append(Digit(image, row, box, wide, long))
     return result
+
+
+def is_clear(mask: np.ndarray) -> bool:
+    """Whether at most one stroke crosses the border of the photo, and no shadow lies along it."""
+    return photo.border_strokes(mask) < 2 and photo.border(mask).mean() < SHADOW
 
 
 def label_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -368,8 +368,8 @@ def store():
 
 def test_the_border_has_each_pixel_of_the_edge_once():
     array = np.arange(30).reshape(6, 5)
-    assert sorted(photo._border(array)) == sorted({*array[0], *array[-1], *array[:, 0], *array[:, -1]})
-    assert sorted(photo._border(array, 2)) == sorted(set(array.ravel()) - {12, 17})
+    assert sorted(photo.border(array)) == sorted({*array[0], *array[-1], *array[:, 0], *array[:, -1]})
+    assert sorted(photo.border(array, 2)) == sorted(set(array.ravel()) - {12, 17})
 
 
 def test_strokes_around_a_corner_cross_the_border_once():

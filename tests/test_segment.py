@@ -121,6 +121,14 @@ def test_digits_at_the_border_if_there_are_no_others():
     assert len(segment.digits(canvas((0, 100, 90, 115), (0, 200, 90, 215)))) == 2
 
 
+@pytest.mark.parametrize("pale", [np.s_[160:, 60:210], np.s_[100:104]])
+def test_digits_that_touch_a_shadow_at_the_border_or_a_pale_line(pale):
+    lower = (65, 100, 165, 115)
+    gray = canvas(lower, OTHER)
+    gray[pale] = np.minimum(gray[pale], 170)
+    assert_near(boxes(gray), [lower, OTHER])
+
+
 def test_dirt_does_not_replace_a_digit_at_the_border():
     with_dirt = canvas((0, 100, 90, 115), (150, 200, 154, 204))
     assert (segment.digits(with_dirt)[0].image == photo.prepare(with_dirt)).all()
