@@ -289,7 +289,7 @@ def flatten_illumination(gray: np.ndarray, several: bool = False) -> np.ndarray:
     side = min if several else max
     coarse = resize(gray, min(1, ILLUMINATION_SIZE / side(gray.shape)))
     radius = round(0.25 * side(coarse.shape))
-    if not is_dark_on_light(coarse - _box_filter(coarse, radius) if several else coarse):
+    if not is_dark_on_light(coarse - _box_filter(coarse, radius, "even") if several else coarse):
         gray, coarse = 255 - gray, 255 - coarse
     extended = np.pad(coarse, 2 * radius, mode="reflect", reflect_type="odd")  # odd: continues slopes
     background = _box_filter(-max_filter(-max_filter(extended, radius), radius), radius // 4)
@@ -299,11 +299,11 @@ def flatten_illumination(gray: np.ndarray, several: bool = False) -> np.ndarray:
     return np.clip((background - gray) / np.maximum(background, MIN_BACKGROUND // (2 if several else 1)), 0, 1)
 
 
-def _box_filter(array: np.ndarray, radius: int) -> np.ndarray:
-    """The mean over a square of 2 * radius + 1 pixels around each pixel."""
+def _box_filter(array: np.ndarray, radius: int, reflect_type: str = "odd") -> np.ndarray:
+    """The mean over a square of 2 * radius + 1 pixels around each pixel. Outside of the array: see `np.pad`."""
     for axis in (0, 1):
         margin = [(radius,) * 2 if i == axis else (0, 0) for i in (0, 1)]
-        extended = np.pad(array, margin, mode="reflect", reflect_type="odd")
+        extended = np.pad(array, margin, mode="reflect", reflect_type=reflect_type)
         array = sliding_window_view(extended, 2 * radius + 1, axis).mean(axis=-1)
     return array
 

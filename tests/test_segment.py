@@ -121,6 +121,11 @@ def test_digits_at_the_border_if_there_are_no_others():
     assert len(segment.digits(canvas((0, 100, 90, 115), (0, 200, 90, 215)))) == 2
 
 
+def test_digits_on_a_sheet_whose_edge_is_in_the_photo():
+    small = [(100, 100, 140, 104), (100, 160, 140, 164)]
+    assert_near(boxes(canvas(*small, (0, 595, 400, 600), shape=(400, 600))), small)
+
+
 @pytest.mark.parametrize("pale", [np.s_[160:, 60:210], np.s_[100:104]])
 def test_digits_that_touch_a_shadow_at_the_border_or_a_pale_line(pale):
     lower = (65, 100, 165, 115)
