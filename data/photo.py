@@ -284,11 +284,12 @@ def flatten_illumination(gray: np.ndarray, several: bool = False) -> np.ndarray:
 
     The background is the photo after a morphological closing (Serra 1982), which removes all that is narrower than half
     of the photo's longer side, and a box filter. So ink does not depend on the illumination, the paper and the
-    polarity. Of several digits each is small: then it is the shorter side, and the polarity that of small details.
+    polarity. Several digits are small: then it is 0.3 of the shorter side, which removes shadows too, and the polarity
+    is that of small details.
     """
     side = min if several else max
     coarse = resize(gray, min(1, ILLUMINATION_SIZE / side(gray.shape)))
-    radius = round(0.25 * side(coarse.shape))
+    radius = round((0.15 if several else 0.25) * side(coarse.shape))
     if not is_dark_on_light(coarse - _box_filter(coarse, radius, "even") if several else coarse):
         gray, coarse = 255 - gray, 255 - coarse
     extended = np.pad(coarse, 2 * radius, mode="reflect", reflect_type="odd")  # odd: continues slopes

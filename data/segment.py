@@ -22,6 +22,7 @@ THIN = 30  # percentile of all stroke widths: the unit of MAX_GAP, so that thin 
 MAX_PARTS = 200  # only the largest are looked at
 MAX_DIGITS = 120  # more are the texture of some surface, and would take more than a second
 SPECK = 0.05  # dirt is shorter than this fraction of the longest part, or has less than half of it of the largest area
+SOFT = 0.1  # of the steepest edge; what has a softer one is a shadow. (Ink has at least a quarter of the contrast.)
 DOT = 2.3  # stroke widths; what is not longer is a dot: a disc has 2, a filled 8 has 2.7
 FILLED = 0.3  # of its height; a part around others that are higher together is no digit, but the cells of a form
 SMALL = 0.6  # of the typical height; what has less in height and width together is no digit
@@ -62,7 +63,7 @@ def digits(gray: np.ndarray) -> list[Digit]:
     level = photo.suppress_ruled_lines(ink, photo.ink_threshold(ink), highest)
     levels = level * LEVELS[level * LEVELS <= max(level, highest)]
     level = next((x for x in levels if is_clear(ink > x)), level)
-    labels, boxes = label_digits(ink > level)
+    labels, boxes = label_digits(ink, level)
     if len(boxes) > MAX_DIGITS:
         raise photo.PhotoError(f"shows {len(boxes)} digits or more; the limit is {MAX_DIGITS}")
     offset, scale = [each.start for each in inside], np.divide(gray[inside].shape, ink.shape)
@@ -87,18 +88,23 @@ def is_clear(mask: np.ndarray) -> bool:
     return photo.border_strokes(mask) < 2 and photo.border(mask).mean() < SHADOW
 
 
-def label_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def label_digits(ink: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """The number of the digit of each pixel, NOTHING or LEFT_OUT; and (top, left, bottom, right) of each digit.
 
     What touches the border of the photo is no digit, unless there is nothing else. PhotoError if there is no digit.
     """
-    boxes, areas, strokes = measure(photo.connected_components(mask))
-    inner = _inner(boxes, mask.shape)
+    mask = ink > level
+    components = photo.connected_components(mask)
+    boxes, areas, strokes, slopes = measure(components, ink)
+    lengths = areas / strokes
+    steep = slopes >= SOFT * slopes[lengths >= SPECK * min(lengths.max(), *mask.shape)].max()
+    mask &= np.append(steep, False)[components]  # without shadows; the last entry is that of -1
+    inner = steep & _inner(boxes, mask.shape)
     of_pixels = np.repeat(strokes[inner], areas[inner])
     stroke = np.percentile(of_pixels, THIN) if len(of_pixels) else photo.mean_stroke_width(mask)
     reach = round(MAX_GAP * stroke / 2)
     parts = np.where(mask, photo.connected_components(photo.max_filter(np.pad(mask, reach), reach)), -1)
-    boxes, areas, strokes = measure(parts)
+    boxes, areas, strokes, _ = measure(parts, ink)
     lengths = areas / strokes
     longest, inner = lengths.max(), _inner(boxes, mask.shape)
     # the cells of a form, which cross the border, are much longer than any digit
@@ -121,19 +127,24 @@ def label_digits(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return number[parts], np.array(boxes)
 
 
-def measure(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each part: top, left, bottom and right; area; stroke width as in `photo.mean_stroke_width`."""
+def measure(parts: np.ndarray, ink: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each part: top, left, bottom and right; area; stroke width as in `photo.mean_stroke_width`; slope of its edge.
+
+    The slope is the mean difference of the ink between neighbours, one of them in the part.
+    """
     coords = np.array(np.nonzero(parts >= 0))
     numbers = parts[tuple(coords)]
     areas = np.bincount(numbers)
-    outlines, boxes = np.zeros(len(areas)), np.tile([*parts.shape, 0, 0], (len(areas), 1))
+    outlines, steps, boxes = np.zeros(len(areas)), np.zeros(len(areas)), np.tile([*parts.shape, 0, 0], (len(areas), 1))
     for a, b in photo.NEIGHBOURS[:2]:
-        edges = np.maximum(parts[a], parts[b])[(parts[a] < 0) != (parts[b] < 0)]
+        at_edge = (parts[a] < 0) != (parts[b] < 0)
+        edges = np.maximum(parts[a], parts[b])[at_edge]
         outlines += np.bincount(edges, minlength=len(areas))
+        steps += np.bincount(edges, np.abs(ink[a] - ink[b])[at_edge], minlength=len(areas))
     for axis in (0, 1):
         np.minimum.at(boxes[:, axis], numbers, coords[axis])
         np.maximum.at(boxes[:, 2 + axis], numbers, coords[axis] + 1)
-    return boxes, areas, 2 * areas / (outlines * math.pi / 4 + 1)
+    return boxes, areas, 2 * areas / (outlines * math.pi / 4 + 1), steps / np.maximum(outlines, 1)
 
 
 def _inner(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -126,6 +126,14 @@ def test_digits_on_a_sheet_whose_edge_is_in_the_photo():
     assert_near(boxes(canvas(*small, (0, 595, 400, 600), shape=(400, 600))), small)
 
 
+@pytest.mark.parametrize("height", [50, 130])
+def test_a_soft_shadow_is_no_digit(height):
+    small = [(60, 100, 100, 104), (60, 160, 100, 164)]
+    y, x = np.indices((400, 600))
+    light = 1 - 0.5 * np.exp(-(((y - 250) / height) ** 2) - ((x - 300) / 200) ** 2)
+    assert_near(boxes((canvas(*small, shape=(400, 600)) * light).astype(np.uint8)), small)
+
+
 @pytest.mark.parametrize("pale", [np.s_[160:, 60:210], np.s_[100:104]])
 def test_digits_that_touch_a_shadow_at_the_border_or_a_pale_line(pale):
     lower = (65, 100, 165, 115)
@@ -186,7 +194,7 @@ def test_wide_and_long_digits_may_be_two():
 def test_the_number_of_each_pixel():
     dash, third = (90, 330, 105, 360), (50, 300, 150, 315)
     mask = canvas(ONE, OTHER, third, dash) == 0
-    labels, found = segment.label_digits(mask)
+    labels, found = segment.label_digits(mask.astype(np.float32), 0.5)
     assert sorted(map(tuple, found.tolist())) == [ONE, OTHER, third]
     for i, (top, left, bottom, right) in enumerate(found):
         assert (labels[top:bottom, left:right] == i).all()
