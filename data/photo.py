@@ -290,14 +290,19 @@ def flatten_illumination(gray: np.ndarray, several: bool = False) -> np.ndarray:
     side = min if several else max
     coarse = resize(gray, min(1, ILLUMINATION_SIZE / side(gray.shape)))
     radius = round((0.15 if several else 0.25) * side(coarse.shape))
-    if not is_dark_on_light(coarse - _box_filter(coarse, radius, "even") if several else coarse):
+    if not (has_dark_details(coarse, radius) if several else is_dark_on_light(coarse)):
         gray, coarse = 255 - gray, 255 - coarse
-    extended = np.pad(coarse, 2 * radius, mode="reflect", reflect_type="odd")  # odd: continues slopes
-    background = _box_filter(-max_filter(-max_filter(extended, radius), radius), radius // 4)
+    background = _box_filter(_closing(coarse, radius), radius // 4)
     background = resize(background, max(gray.shape) / max(background.shape))[: gray.shape[0], : gray.shape[1]]
     missing = [(0, pixels) for pixels in np.subtract(gray.shape, background.shape)]  # rounded down by `resize`
     background = np.pad(background, missing, mode="edge")
     return np.clip((background - gray) / np.maximum(background, MIN_BACKGROUND // (2 if several else 1)), 0, 1)
+
+
+def _closing(array: np.ndarray, radius: int) -> np.ndarray:
+    """The morphological closing: what is dark, and narrower than a square of 2 * radius + 1 pixels, is removed."""
+    extended = np.pad(array, 2 * radius, mode="reflect", reflect_type="odd")  # odd: continues slopes
+    return -max_filter(-max_filter(extended, radius), radius)
 
 
 def _box_filter(array: np.ndarray, radius: int, reflect_type: str = "odd") -> np.ndarray:
@@ -314,6 +319,16 @@ def max_filter(array: np.ndarray, radius: int) -> np.ndarray:
     for axis in (0, 1):
         array = sliding_window_view(array, 2 * radius + 1, axis).max(axis=-1)
     return array
+
+
+def has_dark_details(gray: np.ndarray, radius: int) -> bool:
+    """The polarity of several digits: whether the dark details outweigh the light ones, as sums of cubes.
+
+    A detail differs from the mean around it, and a closing or an opening removes it, unlike the edge of the paper.
+    """
+    mean = _box_filter(gray, radius, "even")
+    dark, light = np.minimum(mean, _closing(gray, radius)) - gray, gray - np.maximum(mean, -_closing(-gray, radius))
+    return bool((np.maximum(dark, 0) ** 3).sum() >= (np.maximum(light, 0) ** 3).sum())
 
 
 def is_dark_on_light(gray: np.ndarray) -> bool:

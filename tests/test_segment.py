@@ -126,6 +126,13 @@ def test_digits_on_a_sheet_whose_edge_is_in_the_photo():
     assert_near(boxes(canvas(*small, (0, 595, 400, 600), shape=(400, 600))), small)
 
 
+def test_digits_on_a_sheet_that_lies_on_a_dark_table():
+    digits = [(150, 200, 210, 208), (150, 300, 210, 308)]
+    y, x = np.indices((400, 600))
+    sheet = (y - x / 40 > 15) & (y - x / 40 < 365) & (x + y / 40 > 25) & (x + y / 40 < 585)
+    assert_near(boxes(np.where(sheet, canvas(*digits, shape=(400, 600)), 90).astype(np.uint8)), digits)
+
+
 @pytest.mark.parametrize("height", [50, 130])
 def test_a_soft_shadow_is_no_digit(height):
     small = [(60, 100, 100, 104), (60, 160, 100, 164)]
