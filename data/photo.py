@@ -257,6 +257,13 @@ def resize(array: np.ndarray, factor: float) -> np.ndarray:
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR if factor < 1 else Image.Resampling.BICUBIC))
 
 
+def enlarge(coarse: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """An image that `resize` made smaller, in its former shape."""
+    image = resize(coarse, max(shape) / max(coarse.shape))[: shape[0], : shape[1]]
+    missing = [(0, pixels) for pixels in np.subtract(shape, image.shape)]  # rounded down by `resize`
+    return np.pad(image, missing, mode="edge")
+
+
 def inside_frame(gray: np.ndarray) -> tuple[slice, slice]:
     """The part of a photo inside a frame of one colour, as chat programs and screenshots add; all, if there is none.
 
@@ -292,14 +299,11 @@ def flatten_illumination(gray: np.ndarray, several: bool = False) -> np.ndarray:
     radius = round((0.15 if several else 0.25) * side(coarse.shape))
     if not (has_dark_details(coarse, radius) if several else is_dark_on_light(coarse)):
         gray, coarse = 255 - gray, 255 - coarse
-    background = _box_filter(_closing(coarse, radius), radius // 4)
-    background = resize(background, max(gray.shape) / max(background.shape))[: gray.shape[0], : gray.shape[1]]
-    missing = [(0, pixels) for pixels in np.subtract(gray.shape, background.shape)]  # rounded down by `resize`
-    background = np.pad(background, missing, mode="edge")
+    background = enlarge(_box_filter(closing(coarse, radius), radius // 4), gray.shape)
     return np.clip((background - gray) / np.maximum(background, MIN_BACKGROUND // (2 if several else 1)), 0, 1)
 
 
-def _closing(array: np.ndarray, radius: int) -> np.ndarray:
+def closing(array: np.ndarray, radius: int) -> np.ndarray:
     """The morphological closing: what is dark, and narrower than a square of 2 * radius + 1 pixels, is removed."""
     extended = np.pad(array, 2 * radius, mode="reflect", reflect_type="odd")  # odd: continues slopes
     return -max_filter(-max_filter(extended, radius), radius)
@@ -327,7 +331,7 @@ def has_dark_details(gray: np.ndarray, radius: int) -> bool:
     A detail differs from the mean around it, and a closing or an opening removes it, unlike the edge of the paper.
     """
     mean = _box_filter(gray, radius, "even")
-    dark, light = np.minimum(mean, _closing(gray, radius)) - gray, gray - np.maximum(mean, -_closing(-gray, radius))
+    dark, light = np.minimum(mean, closing(gray, radius)) - gray, gray - np.maximum(mean, -closing(-gray, radius))
     return bool((np.maximum(dark, 0) ** 3).sum() >= (np.maximum(light, 0) ** 3).sum())
 
 
@@ -344,18 +348,23 @@ def is_dark_on_light(gray: np.ndarray) -> bool:
 
 
 def ink_threshold(ink: np.ndarray) -> float:
-    """Half of the 90th percentile of the ink above Otsu's threshold (1979). PhotoError if the ink is too faint."""
-    counts = np.bincount((255.999 * ink).astype(np.uint8).ravel(), minlength=256)
-    values = (np.arange(256) + 0.5) / 256
-    below, sums = np.cumsum(counts), np.cumsum(counts * values)
-    above = below[-1] - below
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variance = below * above * (sums / below - (sums[-1] - sums) / above) ** 2  # between the two classes
-    otsu = (np.nanargmax(variance) + 1) / 256 if np.isfinite(variance).any() else 1.0
+    """Half of the 90th percentile of the ink above Otsu's threshold. PhotoError if the ink is too faint."""
+    otsu = otsu_threshold(ink)
     dark = float(np.percentile(ink[ink > otsu], 90)) if (ink > otsu).any() else 0.0
     if dark < MIN_CONTRAST:
         raise PhotoError("shows no digit: it is blank, or too faint")
     return 0.5 * dark
+
+
+def otsu_threshold(values: np.ndarray) -> float:
+    """The threshold of values from 0 to 1 with the largest variance between the two classes (Otsu 1979)."""
+    counts = np.bincount((255.999 * values).astype(np.uint8).ravel(), minlength=256)
+    middles = (np.arange(256) + 0.5) / 256
+    below, sums = np.cumsum(counts), np.cumsum(counts * middles)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    return (np.nanargmax(variance) + 1) / 256 if np.isfinite(variance).any() else 1.0
 
 
 def suppress_ruled_lines(ink: np.ndarray, level: float, limit: float) -> float:

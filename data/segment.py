@@ -1,6 +1,6 @@
 """A photo of several digits -> an image in MNIST's form for each of them, in reading order.
 
-    photo -> ink -> parts: connected ink -> digits: groups of parts -> rows
+    photo -> sheet of paper -> ink -> parts: connected ink -> digits: groups of parts -> rows
 
 The light and the threshold of the ink are those of the whole photo; position and stroke width are those of each digit.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data import photo
+from data import photo, sheet
 
 MAX_PIXELS, MAX_SIDE = 1_000_000, 2500  # a photo that is larger is scaled down
 # factors of the threshold of the ink, faint strokes first: the first at which the border `is_clear`
@@ -51,14 +51,16 @@ class Digit:
 def digits(gray: np.ndarray) -> list[Digit]:
     """The digits in a gray photo, uint8 (height, width), row by row. PhotoError if there is none, or too many.
 
-    If there is only one, and nothing else such as a dash, its image is that of `photo.prepare`.
+    If there is only one, and nothing else such as a dash or a table, its image is that of `photo.prepare`.
     """
     if photo.is_prepared(gray):
         return [Digit(gray)]
     inside = photo.inside_frame(gray)
     short_side, long_side = sorted(gray[inside].shape)
     size = min(max(photo.WORK_SIZE, long_side), MAX_SIDE, round(math.sqrt(MAX_PIXELS * long_side / short_side)))
-    ink = photo.flatten_illumination(photo.resize(gray[inside], size / long_side), several=True)
+    small = photo.resize(gray[inside], size / long_side)
+    paper = sheet.cut_out(small)
+    ink = photo.flatten_illumination(paper, several=True)
     highest = HIGHEST * np.percentile(ink, 99.9)
     level = photo.suppress_ruled_lines(ink, photo.ink_threshold(ink), highest)
     levels = level * LEVELS[level * LEVELS <= max(level, highest)]
@@ -71,7 +73,7 @@ def digits(gray: np.ndarray) -> list[Digit]:
     for row, number in reading_order(boxes):
         top, left, bottom, right = boxes[number]
         crop, own = ink[top:bottom, left:right], labels[top:bottom, left:right] == number
-        if len(boxes) == 1 and not (labels == LEFT_OUT).any():
+        if len(boxes) == 1 and paper is small and not (labels == LEFT_OUT).any():
             image = photo.prepare(gray)
         else:
             image = photo.to_mnist(np.where(own, crop, 0), max(level, np.percentile(crop[own], 90) / 2))
