@@ -58,7 +58,7 @@ def find(coarse: np.ndarray, paper: np.ndarray) -> np.ndarray:
         return none
     at_edge = inside & _grown(~inside, EDGE)
     beside = _grown(sheet, 2 * EDGE) & ~_grown(sheet, EDGE)
-    if not at_edge.any() or not beside.any() or np.median(paper[beside]) > DARKER * np.median(paper[at_edge]):
+    if not beside.any() or np.median(paper[beside]) > DARKER * np.median(paper[at_edge]):
         return none
     return inside
 
