@@ -22,6 +22,7 @@ def test_counts_and_first_labels():
     assert data.load("auto", "test")[2] == "mnist"
 
 
+@pytest.mark.slow
 def test_every_image_is_in_the_form_that_photos_are_brought_into():
     for part in "train", "test":
         assert all(map(photo.is_prepared, mnist.load(part)[0]))
@@ -34,6 +35,7 @@ def test_quick_recipe(run):
     assert code == 0 and float(out.split()[-6]) > 0.93 and "(mnist, 10000 images) -> " in out
 
 
+@pytest.mark.slow
 def test_the_shipped_models_do_as_the_readme_says(run):
     claims = re.findall(r"\$ python test.py --model (\S+) \| tail -1\n(.*)", (ROOT / "README.md").read_text())
     assert [name for name, _ in claims] == ["models/best.npz", "models/cnn.npz"]

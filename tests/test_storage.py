@@ -44,18 +44,17 @@ def outcome(path):
 
 
 def test_no_flipped_bit_goes_unnoticed(model):
-    """Bits in over a thousand places, all of the zip's directory and headers among them: refused, or harmless."""
+    """A bit in over a thousand places, all of the zip's directory and headers among them: refused, or harmless."""
     content, expected, refused = model.read_bytes(), outcome(model), 0
     places = {*range(0, len(content), len(content) // 300), *range(200), *range(len(content) - 700, len(content))}
     for place in sorted(places):
-        for bit in (0, 5):
-            damaged = bytearray(content)
-            damaged[place] ^= 1 << bit
-            model.write_bytes(damaged)
-            result = outcome(model)
-            assert result in (None, expected), place
-            refused += result is None
-    assert refused > len(places)
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        model.write_bytes(damaged)
+        result = outcome(model)
+        assert result in (None, expected), place
+        refused += result is None
+    assert refused > len(places) // 2
 
 
 def test_cut_short(model):
