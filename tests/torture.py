@@ -9,7 +9,7 @@ failure is everything else: a traceback (crash), more CPU time than the limit (h
 something else (different), too much memory for an input that is refused (memory), another broken promise (broken).
 
 The long run adds each finished part to tests/torture.csv. If it is stopped, it continues with the parts that are
-missing there. At the end it writes the figures into README.md. To run a part again, name it with --part.
+missing there. At the end it writes the figures into docs/reliability.md. To run a part again, name it with --part.
 """
 
 import csv
