@@ -152,7 +152,7 @@ def promises(rows: dict[str, dict]) -> str:
         f"{peak:.0f} MB of memory: {n['models']} versions of model files, {n['datasets']} of datasets, {n['photos']} "
         f"of photos, {n['checkpoints']} of checkpoints, {n['journals']} of the results of a search",
         ("arguments",): f"A command that is used wrongly says so in one printable line: {n['arguments']} command lines",
-        ("kills",): f"A training or search that is killed and resumed ends with the same files: {n['kills']} times",
+        ("kills",): f"A training or search that is killed and resumed ends with the same model: {n['kills']} times",
         (
             "full_disks",
             "folders",
