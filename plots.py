@@ -26,6 +26,7 @@ import storage
 from app import cli
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#555555"  # colour-blind safe (Okabe & Ito 2008)
+FRAME = "#d0d0d0"  # of images
 COLORS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # of the same authors
 SIGNED = "RdBu_r"  # colour map: red above zero, blue below
 STYLE = {
@@ -72,7 +73,7 @@ def drawable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def show_image(ax: Axes, image: np.ndarray, frame: str = "#d0d0d0", **options) -> AxesImage:
+def show_image(ax: Axes, image: np.ndarray, frame: str = FRAME, **options) -> AxesImage:
     """Show an array in a frame, each element as a square. By default pixel values: 0 is white, 255 black."""
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
@@ -162,15 +163,15 @@ def image_grid(images: np.ndarray, others: np.ndarray, title: str = "") -> Figur
 
     The arrays are images too, or values with a sign, such as feature maps: red above zero, blue below.
     """
-    columns = 1 + others.shape[1]
+    rows, columns = others.shape[:2]
     limit = np.percentile(np.abs(others), 99.5) or 1
     style = {} if others.dtype == np.uint8 else {"cmap": SIGNED, "vmin": -limit, "vmax": limit}
-    figure, axes = new_figure(0.78, 0.78, len(images) * columns, columns, title)
-    for i, (image, row) in enumerate(zip(images, others, strict=True)):
-        first, *rest = axes[i * columns : (i + 1) * columns]
-        show_image(first, image, BLUE)
-        for ax, other in zip(rest, row, strict=True):
-            show_image(ax, other, **style)
+    figure, (ax,) = new_figure(0.78 * (1 + columns), 0.78 * rows, title=title)  # axes for each image would be slow
+    for i, j in np.ndindex(rows, 1 + columns):
+        cell = {"extent": (j, j + 0.9, i + 0.9, i)}
+        show_image(ax, others[i, j - 1] if j else images[i], "none", **cell, **(style if j else {}))
+        ax.add_patch(Rectangle((j, i), 0.9, 0.9, fill=False, ec=FRAME if j else BLUE, linewidth=0.8))
+    ax.set(xlim=(-0.02, columns + 0.92), ylim=(rows - 0.08, -0.02))
     return figure
 
 
@@ -179,10 +180,10 @@ def principal_components(weights: np.ndarray) -> np.ndarray:
 
     Each component is one channel (red, green, blue): 0.5 is zero, and its largest value is 1.
     """
-    centred = weights - weights.mean(axis=0)
-    _, _, components = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    centred = (weights - weights.mean(axis=0)).astype(np.float64)
+    _, components = np.linalg.eigh(centred.T @ centred)  # in the order of rising variance
     image = np.zeros((784, 3))
-    for i, component in enumerate(components[:3]):
+    for i, component in enumerate(components.T[: -min(3, len(weights)) - 1 : -1]):
         largest = component[np.argmax(np.abs(component))]
         image[:, i] = component / (largest or 1)  # the sign of a component is arbitrary: make the largest positive
     return (0.5 + 0.5 * image).reshape(28, 28, 3)
@@ -206,7 +207,8 @@ def histograms(parameters: dict[str, np.ndarray], title: str = "") -> Figure:
     for ax, (name, values) in zip(axes, parameters.items(), strict=True):
         large = values.size > 1000
         values = values.astype(np.float64)  # float32 cannot represent bin edges between neighbouring values
-        ax.hist(values.ravel(), bins=80 if large else 20, color=BLUE, log=large)
+        ax.stairs(*np.histogram(values, bins=80 if large else 20), fill=True, color=BLUE)
+        ax.set_yscale("log" if large else "linear")
         shape = " x ".join(map(str, values.shape))
         ax.set_title(f"{name}  ({shape})\nmean {values.mean():.2g}, std {values.std():.2g}", fontsize=9)
         ax.set_ylabel("count (log scale)" if large else "count", fontsize=9)
