@@ -42,12 +42,7 @@ MIN_PEAK = 200  # the largest pixel value is at least this (in MNIST's images it
 JPEG_NOISE = 64  # JPEG of quality 75 changes black pixels near a stroke to values up to this
 UPSAMPLING = 8  # pixels of the mask in x and in y for one of the 20 x 20
 STROKE_WIDTHS = (2.1, 2.9)  # of 20 pixels: quartiles of the mean stroke widths in MNIST
-NEIGHBOURS = [  # slices for all pairs of neighbours: to the right, below, below right, below left
-    (np.s_[:, :-1], np.s_[:, 1:]),
-    (np.s_[:-1], np.s_[1:]),
-    (np.s_[:-1, :-1], np.s_[1:, 1:]),
-    (np.s_[:-1, 1:], np.s_[1:, :-1]),
-]
+NEIGHBOURS = [(np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])]  # slices for all pairs: to the right, below
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it prints what is wrong with a TIFF
 
@@ -386,19 +381,24 @@ def border_strokes(mask: np.ndarray) -> int:
 def connected_components(mask: np.ndarray) -> np.ndarray:
     """The number of the component of each pixel, -1 where the mask is False; diagonal neighbours are connected too.
 
-    Union-find in array operations: each pixel points to a pixel of its component, in the end to the first one.
+    Union-find in array operations, over the runs of True pixels in the rows: each run points to a run of its component,
+    in the end to the first one.
     """
-    index = np.full(mask.shape, -1, np.int32)
-    index[mask] = root = np.arange(np.count_nonzero(mask), dtype=np.int32)
-    pairs = [np.stack([index[a], index[b]])[:, mask[a] & mask[b]] for a, b in NEIGHBOURS]
-    one, other = np.concatenate(pairs, axis=1)
+    flat = np.pad(mask, ((0, 0), (1, 1))).ravel()  # so that no run goes on in the next row
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts, ends, below = edges[::2], edges[1::2], mask.shape[1] + 2
+    # each run touches the runs `first` to `last - 1`, in the row below it
+    first, last = np.searchsorted(ends, starts + below), np.searchsorted(starts, ends + below, "right")
+    one, root = np.repeat(np.arange(len(starts)), last - first), np.arange(len(starts))
+    other = np.arange(len(one)) + np.repeat(last - np.cumsum(last - first), last - first)
     while (apart := root[one] != root[other]).any():
         a, b = root[one[apart]], root[other[apart]]
         np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
         while (root != root[root]).any():
             root = root[root]
-    index[mask] = np.unique(root, return_inverse=True)[1]
-    return index
+    result = np.full(mask.shape, -1, np.int32)
+    result[mask] = np.repeat(np.unique(root, return_inverse=True)[1], ends - starts)
+    return result
 
 
 def main_components(components: np.ndarray) -> np.ndarray:
@@ -449,7 +449,7 @@ def normalise_stroke_width(mask: np.ndarray) -> np.ndarray:
 
 def mean_stroke_width(mask: np.ndarray) -> float:
     """2 * area / length of the outline, pixels. The factor pi / 4 corrects the length of the outline's pixel steps."""
-    outline = sum((mask[a] != mask[b]).sum() for a, b in NEIGHBOURS[:2])
+    outline = sum((mask[a] != mask[b]).sum() for a, b in NEIGHBOURS)
     return 2 * mask.sum() / max(1, outline * math.pi / 4)
 
 

@@ -138,7 +138,7 @@ def measure(parts: np.ndarray, ink: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     numbers = parts[tuple(coords)]
     areas = np.bincount(numbers)
     outlines, steps, boxes = np.zeros(len(areas)), np.zeros(len(areas)), np.tile([*parts.shape, 0, 0], (len(areas), 1))
-    for a, b in photo.NEIGHBOURS[:2]:
+    for a, b in photo.NEIGHBOURS:
         at_edge = (parts[a] < 0) != (parts[b] < 0)
         edges = np.maximum(parts[a], parts[b])[at_edge]
         outlines += np.bincount(edges, minlength=len(areas))
