@@ -183,7 +183,7 @@ def principal_components(weights: np.ndarray) -> np.ndarray:
     centred = (weights - weights.mean(axis=0)).astype(np.float64)
     _, components = np.linalg.eigh(centred.T @ centred)  # in the order of rising variance
     image = np.zeros((784, 3))
-    for i, component in enumerate(components.T[: -min(3, len(weights)) - 1 : -1]):
+    for i, component in enumerate(components.T[::-1][: min(3, len(weights))]):
         largest = component[np.argmax(np.abs(component))]
         image[:, i] = component / (largest or 1)  # the sign of a component is arbitrary: make the largest positive
     return (0.5 + 0.5 * image).reshape(28, 28, 3)
