@@ -178,12 +178,13 @@ def image_grid(images: np.ndarray, others: np.ndarray, title: str = "") -> Figur
 def principal_components(weights: np.ndarray) -> np.ndarray:
     """The first three principal components of the rows of `weights`, (units, 784), as one image (28, 28, 3).
 
-    Each component is one channel (red, green, blue): 0.5 is zero, and its largest value is 1.
+    Each component is one channel (red, green, blue): 0.5 is zero, and its largest value is 1. There is one component
+    fewer than units, because the mean is subtracted; a channel without one is 0.5.
     """
     centred = (weights - weights.mean(axis=0)).astype(np.float64)
     _, components = np.linalg.eigh(centred.T @ centred)  # in the order of rising variance
     image = np.zeros((784, 3))
-    for i, component in enumerate(components.T[::-1][: min(3, len(weights))]):
+    for i, component in enumerate(components.T[::-1][: min(3, len(weights) - 1)]):
         largest = component[np.argmax(np.abs(component))]
         image[:, i] = component / (largest or 1)  # the sign of a component is arbitrary: make the largest positive
     return (0.5 + 0.5 * image).reshape(28, 28, 3)

@@ -125,6 +125,15 @@ def test_principal_components_find_the_directions():
         assert values.max() == np.abs(values).max() == 0.5
 
 
+def test_two_units_have_one_principal_component():
+    """The difference of the units. The other directions have no variance: which vectors stand for them is chance."""
+    weights = RNG.standard_normal((2, 784))
+    red, *others = np.moveaxis(plots.principal_components(weights), -1, 0) - 0.5
+    difference = weights[0] - weights[1]
+    assert abs(red.ravel() @ difference) == pytest.approx(np.linalg.norm(red) * np.linalg.norm(difference))
+    assert not np.any(others)
+
+
 def test_pca_shows_every_stage():
     stages = {"initial": WEIGHTS.reshape(30, 784), "final": WEIGHTS[::-1, ::-1].reshape(30, 784)}
     for ax, (name, weights) in zip(plots.pca(stages).axes, stages.items(), strict=True):
