@@ -396,8 +396,11 @@ class Network:
 
     # --- inference --------------------------------------------------------------------------------------------------
 
-    def _predict_batches(self, images: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Slices of the images with the logits of each. DivergenceError if these are not below MAX_OUTPUT."""
+    def logits(self, images: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """A generator of slices of the images, each with its logits (classes, N), which are valid until the next one.
+
+        DivergenceError if a logit is not below MAX_OUTPUT.
+        """
         for start in range(0, len(images), EVAL_BATCH_SIZE):
             batch = slice(start, start + EVAL_BATCH_SIZE)
             with np.errstate(over="ignore", invalid="ignore"):
@@ -409,14 +412,14 @@ class Network:
     def predict_proba(self, images: np.ndarray) -> np.ndarray:
         """The probability of each class: uint8 (N, 28, 28) -> (N, classes)."""
         result = np.empty((len(images), self.classes), self.dtype)
-        for batch, logits in self._predict_batches(images):
+        for batch, logits in self.logits(images):
             result[batch] = self.loss.probabilities(logits).T
         return result
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The most likely class of each image: uint8 (N, 28, 28) -> integers (N,)."""
         result = np.empty(len(images), np.int64)
-        for batch, logits in self._predict_batches(images):
+        for batch, logits in self.logits(images):
             result[batch] = logits.argmax(axis=0)
         return result
 
@@ -425,7 +428,7 @@ class Network:
         if not len(images):
             raise ValueError("cannot evaluate: there are no images")
         loss, correct = 0.0, 0
-        for batch, logits in self._predict_batches(images):
+        for batch, logits in self.logits(images):
             loss += self.loss.forward(logits, labels[batch]) * logits.shape[1]
             correct += int(np.count_nonzero(logits.argmax(axis=0) == labels[batch]))
         return {"loss": loss / len(images), "accuracy": correct / len(images)}

@@ -19,7 +19,6 @@ from app import cli
 from app.models import confusion_matrix, load_digit_classifier
 from network import Network
 
-CHUNK = 10_000  # images tested at a time
 SHOWN = 40  # misclassified images in the figure
 COLUMNS = "index predicted real probability probability_of_real".split()  # of the CSV file
 
@@ -37,12 +36,11 @@ def main(argv: list[str] | None = None) -> int:
         cli.warn(f"WARNING: trained on {names}, but tested on {dataset}: the result is not comparable")
     if data.fingerprint(images, labels) in {network.metadata.get("data") for network in networks.values()}:
         cli.warn("WARNING: the model was trained on these images: this is not a held-out test")
-    scores, results = [], {}
+    results = {}
     for path, network in networks.items():
-        scores.append(network.evaluate(images, labels))
-        results[path] = classify(network, images, labels)
-        print_scores(path, scores[-1], results[path][0])
-    accuracy = cli.format_mean_std([score["accuracy"] for score in scores])
+        loss, *results[path] = classify(network, images, labels)
+        print_scores(path, loss, results[path][0])
+    accuracy = cli.format_mean_std([np.trace(matrix) / len(labels) for matrix, *_ in results.values()])
     models = f", {len(networks)} models" if len(networks) > 1 else ""
     where = cli.first_and_last([f"{path.with_suffix('')}/" for path in networks])
     print(f"test accuracy {accuracy} ({dataset}, {len(images)} images{models}) -> {where}")
@@ -81,28 +79,31 @@ def default_dataset(trained_on: set[str]) -> str:
 
 
 def classify(network: Network, images: np.ndarray, labels: np.ndarray) -> tuple:
-    """The confusion matrix, the indices of the misclassified images, and the probabilities of those."""
-    matrix, wrong, probabilities = np.zeros((10, 10), int), [], []
-    for start in cli.progress(range(0, len(images), CHUNK), "testing"):
-        part = slice(start, start + CHUNK)
-        chunk = network.predict_proba(images[part])
-        predicted = chunk.argmax(axis=1)
-        matrix += confusion_matrix(labels[part], predicted)
-        is_wrong = predicted != labels[part]
-        wrong.append(start + np.flatnonzero(is_wrong))
-        probabilities.append(chunk[is_wrong])
-    return matrix, np.concatenate(wrong), np.concatenate(probabilities)
+    """The mean loss, the confusion matrix, the indices of the misclassified images, and their probabilities."""
+    loss, matrix, wrong, probabilities = 0.0, np.zeros((10, 10), int), [], []
+    with cli.progress(text="testing", total=len(images), unit=" images") as bar:
+        for batch, logits in network.logits(images):
+            real = labels[batch]
+            loss += network.loss.forward(logits, real) * len(real) / len(labels)
+            chunk = network.loss.probabilities(logits).T
+            predicted = chunk.argmax(axis=1)
+            matrix += confusion_matrix(real, predicted)
+            errors = np.flatnonzero(predicted != real)
+            wrong.append(batch.start + errors)
+            probabilities.append(chunk[errors])
+            bar.update(len(real))
+    return loss, matrix, np.concatenate(wrong), np.concatenate(probabilities)
 
 
-def print_scores(path: Path, scores: dict[str, float], matrix: np.ndarray) -> None:
-    """Print the scores of one model, and its accuracy for each digit that occurs."""
-    print(f"{path}: accuracy {scores['accuracy']:.4f}, loss {scores['loss']:.4f}")
+def print_scores(path: Path, loss: float, matrix: np.ndarray) -> None:
+    """Print the accuracy and the loss of one model, and its accuracy for each digit that occurs."""
+    print(f"{path}: accuracy {np.trace(matrix) / matrix.sum():.4f}, loss {loss:.4f}")
     rows = {digit: row for digit, row in enumerate(matrix) if row.any()}
     print("  digit     " + "".join(f"{digit:8d}" for digit in rows))
     print("  accuracy  " + "".join(f"{row[digit] / row.sum():8.4f}" for digit, row in rows.items()))
 
 
-def save_files(folder: Path, suffix: str, dataset: str, images: np.ndarray, labels: np.ndarray, result: tuple) -> None:
+def save_files(folder: Path, suffix: str, dataset: str, images: np.ndarray, labels: np.ndarray, result: list) -> None:
     """Write the result of `classify` for one model, the misclassified images with the highest confidence first."""
     import plots  # late: matplotlib is slow to import
 
