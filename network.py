@@ -19,7 +19,7 @@ import storage
 from nn import architecture
 from nn.architecture import LAYERS, connect
 from nn.layers import BatchNorm, Layer, check_choice
-from nn.losses import LOSSES
+from nn.losses import LOSSES, unsmoothed
 from nn.memory import Buffers, ParameterMemory
 
 FORMAT = 1  # version of the model file
@@ -159,6 +159,7 @@ class Network:
         self.layers, self.input_shape = layers, tuple(input_shape or architecture.input_shape(layers))
         self.loss_name, self.loss, self.dtype = loss, LOSSES[loss](), np.dtype(dtype)
         self.mean, self.std = 0.0, 255.0  # of the pixel values, 0 to 255; `fit` measures them
+        self.label_smoothing = 0.0  # of the last `fit`
         self.metadata: dict = {}
         self.buffer = Buffers()
         self.classes = connect(layers, self.input_shape)
@@ -329,6 +330,7 @@ class Network:
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
         self.mean, self.std = pixel_mean_std(images) if standardize else (0.0, 255.0)
+        self.label_smoothing = float(label_smoothing)
         if not history:
             self.velocity = 0
         steps = math.ceil(len(images) / batch_size)
@@ -409,11 +411,15 @@ class Network:
                 raise DivergenceError("the outputs of the network are too large: train it again, with a lower lr")
             yield batch, logits
 
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Logits (classes, N) -> the probability of each class (N, classes), as if without label smoothing. A view."""
+        return unsmoothed(self.loss.probabilities(logits), self.label_smoothing).T
+
     def predict_proba(self, images: np.ndarray) -> np.ndarray:
         """The probability of each class: uint8 (N, 28, 28) -> (N, classes)."""
         result = np.empty((len(images), self.classes), self.dtype)
         for batch, logits in self.logits(images):
-            result[batch] = self.loss.probabilities(logits).T
+            result[batch] = self.probabilities(logits)
         return result
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -442,6 +448,7 @@ class Network:
             "layers": [[type(layer).__name__, layer.config()] for layer in self.layers],
             "input": {"shape": list(self.input_shape), "mean": self.mean, "deviation": self.std},
             "loss": self.loss_name,
+            "label_smoothing": self.label_smoothing,
             "dtype": self.dtype.name,
             "about": self.metadata,
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
@@ -475,9 +482,12 @@ class Network:
             network = cls(layers, input_shape=shape, loss=description["loss"], dtype=dtype)
             network.mean = float(description["input"]["mean"])
             network.std = float(description["input"]["deviation"])
+            network.label_smoothing = float(description.get("label_smoothing", 0))  # older files have none
             network.metadata = dict(description["about"])
             if not network.std > 0:
                 raise ValueError("the std of its pixels is not above 0")
+            if not 0 <= network.label_smoothing < 1:
+                raise ValueError("its label smoothing is not in [0, 1)")
             with np.errstate(all="ignore"):  # what overflows, such as a mean of 1e39 in float32, is refused below
                 mean, std, scale = np.array([network.mean, network.std, 1 / network.std]).astype(dtype)
                 black, white = (0 - mean) * scale, (255 - mean) * scale  # as `standardize` makes them

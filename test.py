@@ -85,7 +85,7 @@ def classify(network: Network, images: np.ndarray, labels: np.ndarray) -> tuple:
         for batch, logits in network.logits(images):
             real = labels[batch]
             loss += network.loss.forward(logits, real) * len(real) / len(labels)
-            chunk = network.loss.probabilities(logits).T
+            chunk = network.probabilities(logits)
             predicted = chunk.argmax(axis=1)
             matrix += confusion_matrix(real, predicted)
             errors = np.flatnonzero(predicted != real)

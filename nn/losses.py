@@ -1,12 +1,22 @@
 """Losses: the formula and its derivative with respect to the network's outputs, of shape (classes, N).
 
 With label smoothing e, `backward` replaces one_hot(label) by the target (1 - e) one_hot(label) + e / C, so that the
-network does not try to make the probability of a label 1 (Szegedy et al. 2016). `forward` is always without it.
+network does not try to make the probability of a label 1 (Szegedy et al. 2016). `forward` is always without it. The
+probabilities of such a network are smoothed too; `unsmoothed` inverts that.
 """
 
 import numpy as np
 
 from nn.memory import Buffers
+
+
+def unsmoothed(p: np.ndarray, label_smoothing: float) -> np.ndarray:
+    """The probabilities q with p = (1 - e) q + e / C, for p (C, N); a negative q becomes tiny. Overwrites p."""
+    if label_smoothing:
+        p -= label_smoothing / len(p)
+        np.maximum(p, np.finfo(p.dtype).tiny, out=p)
+        p /= p.sum(axis=0)
+    return p
 
 
 class CrossEntropy:

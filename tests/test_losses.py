@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nn.losses import CrossEntropy, MeanSquaredError
+from nn.losses import CrossEntropy, MeanSquaredError, unsmoothed
 
 from .test_layers import slope
 
@@ -56,3 +56,14 @@ def test_cross_entropy_at_extremes(dtype):
         assert loss.forward(z, np.array([3, 0])) == pytest.approx(math.log(9) / 2)
         assert loss.forward(z, np.array([0, 3])) == pytest.approx((1e4 + 1e4 + math.log(9)) / 2)
         assert np.isfinite(loss.backward()).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unsmoothed_inverts_label_smoothing(dtype):
+    q = RNG.dirichlet(np.ones(10), 50).T.astype(dtype)
+    for e in 0, 0.1, 0.9:
+        assert unsmoothed((1 - e) * q + e / 10, e) == pytest.approx(q, abs=1e-5)
+    p = unsmoothed(q.copy(), 0.5)  # many are below the least target, 0.05
+    assert p.sum(axis=0) == pytest.approx(np.ones(50)) and (p > 0).all() and (p[q < 0.05] < 1e-6).all()
+    assert (p.argmax(axis=0) == q.argmax(axis=0)).all()
+    assert unsmoothed(np.full((10, 1), 0.1, dtype), 1 - 1e-12) == pytest.approx(np.full((10, 1), 0.1))

@@ -336,6 +336,19 @@ def test_evaluation_does_not_depend_on_its_batches(digits, monkeypatch):
     assert whole["accuracy"] == (k == y).mean()
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_probabilities_are_those_of_the_labels_also_with_label_smoothing(loss, tmp_path):
+    """The same image, labelled 3 in 80 of 100 cases and 5 in the others: the network must learn 0.8 and 0.2."""
+    images, labels = np.full((100, 28, 28), 255, np.uint8), np.repeat([3, 5], [80, 20])
+    net = Network(mlp([]), loss=loss)
+    for _ in net.fit(images, labels, epochs=300, lr=0.001, weight_decay=0, label_smoothing=0.3, standardize=False):
+        pass
+    net.save(tmp_path / "m.npz")
+    for each in net, Network.load(tmp_path / "m.npz"):
+        p = each.predict_proba(images[:1])[0]
+        assert (p[3], p[5]) == pytest.approx((0.8, 0.2), abs=0.01) and p.sum() == pytest.approx(1)
+
+
 def test_input_statistics(digits):
     (x, y), _ = digits
     assert pixel_mean_std(x) == pytest.approx((x.mean(), x.std()))
