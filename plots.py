@@ -100,7 +100,7 @@ def curves(history: Sequence[dict], best: int | None = None, title: str = "") ->
 
 def label_curves(figure: Figure, loss: Axes, accuracy: Axes, columns: int = 3) -> None:
     """Add the scales, the names of the axes and the legend of `curves`."""
-    loss.set(xlabel="epoch", ylabel="mean loss (without L2)", yscale="log")
+    loss.set(xlabel="epoch", ylabel="loss (without L2, label smoothing)", yscale="log")
     loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     loss.yaxis.set_major_formatter("{x:g}")
     loss.yaxis.set_minor_formatter("")
@@ -256,7 +256,12 @@ def predictions(results: Sequence[tuple], title: str = "") -> Figure:
     """For each photo: its name, the photo (height, width, 3), of each digit the network's input (28, 28), the
     probabilities, and, unless there is only one, the box: left, top, right, bottom as fractions of the photo.
     """
-    figure, axes = new_figure(1.8, 1.8, 3 * len(results), 3 * min(2, len(results)), title)
+    several = any(boxes for *_, boxes in results)  # they need a larger photo
+    figure, axes = new_figure(
+        2.4 if several else 1.8, 1.8, 3 * len(results), 3 if several else 3 * min(2, len(results)), title
+    )
+    if several:
+        axes[0].get_gridspec().set_width_ratios([2, 1, 1])
     for i, (name, photo, inputs, probabilities, boxes) in enumerate(results):
         photo_axes, input_axes, bar_axes = axes[3 * i : 3 * i + 3]
         show_image(photo_axes, photo, interpolation="nearest" if max(photo.shape) < 100 else "antialiased")
@@ -265,7 +270,8 @@ def predictions(results: Sequence[tuple], title: str = "") -> Figure:
             corner = (width * left - 0.5, height * top - 0.5)
             sides = width * (right - left), height * (bottom - top)
             photo_axes.add_patch(Rectangle(corner, *sides, fill=False, ec=BLUE, linewidth=0.6 if small else 1))
-            photo_axes.text(*corner, int(np.argmax(each)), color=ORANGE, fontsize=5 if small else 8, weight="bold")
+            label = {"weight": "bold", "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}}
+            photo_axes.text(*corner, int(np.argmax(each)), color=ORANGE, fontsize=5 if small else 8, **label)
         name = name if len(name) <= 24 else f"...{name[-21:]}"
         photo_axes.set_title(drawable(name), fontsize=9, parse_math=False)
         show_image(input_axes, montage(inputs))
@@ -291,7 +297,7 @@ def plot_probabilities(ax: Axes, probabilities: Sequence[Sequence[float]]) -> No
         ax.set_title(f"{best[0]} ({100 * max(bars):.1f}%)", fontsize=10)
     else:
         bars, ticks, colors = [max(each) for each in probabilities], best, ORANGE
-        ax.set_title(f"{len(best)} digits, lowest {100 * min(bars):.1f}%", fontsize=9)
+        ax.set_title(f"{len(best)} digits, lowest {100 * min(bars):.2f}%", fontsize=9)
     ax.bar(range(len(bars)), bars, color=colors)
     ax.set(ylim=(0, 1), yticks=[0, 0.5, 1])
     if len(bars) > 12:  # no space for the digits
@@ -328,7 +334,8 @@ def main(argv: list[str] | None = None) -> int:
     runs: dict[str, list] = {}
     for folder in folders:
         runs.setdefault(re.sub(r"-seed\d+$", "", str(folder)), []).append(read_history(folder / "history.csv"))
-    save(comparison(runs, "solid: validation, dashed: training"), arguments.out)
+    validated = any("validation_loss" in history[0] for histories in runs.values() for history in histories)
+    save(comparison(runs, "solid: validation, dashed: training" if validated else "training"), arguments.out)
     print(f"{len(runs)} configs, {len(folders)} histories -> {arguments.out}")
     return 0
 

@@ -231,18 +231,23 @@ def figure(results: dict[str, list[dict]], path: Path) -> None:
     sys.path.insert(0, str(ROOT))
     import plots
 
-    drawing, axes = plots.new_figure(2.8, 2.5, len(ROWS), len(ROWS))
-    for ax, (measure, (title, form, less)) in zip(axes, ROWS.items(), strict=True):
-        for i, (name, rounds) in enumerate(results.items()):
-            values = [each[measure] for each in rounds]
-            median = statistics.median(values)
-            spread = [[median - min(values)], [max(values) - median]]
-            ax.bar(i, median, color=plots.BLUE if name == "ours" else "#bbbbbb", yerr=spread, ecolor=plots.GREY)
-            ax.text(i, max(values), form.format(median), ha="center", va="bottom", fontsize=7)
-        ax.margins(y=0.15)
-        ax.set(title=f"{title}\n({'less' if less else 'more'} is better)", yticks=[])
-        ax.set_xticks(range(len(results)), results, rotation=30, fontsize=8)
-    plots.save(drawing, path)
+    @plots.styled
+    def draw() -> None:
+        drawing, axes = plots.new_figure(4.4, 2.3, len(ROWS), 2)
+        for ax, (measure, (title, form, less)) in zip(axes, ROWS.items(), strict=True):
+            labels = []
+            for i, (name, rounds) in enumerate(results.items()):
+                values = [each[measure] for each in rounds]
+                median = statistics.median(values)
+                spread = [[median - min(values)], [max(values) - median]]
+                ax.bar(i, median, color=plots.BLUE if name == "ours" else "#bbbbbb", yerr=spread, ecolor=plots.GREY)
+                labels.append(f"{name}\n{form.format(median)}")
+            ax.set(title=f"{title} ({'less' if less else 'more'} is better)", yticks=[])
+            ax.set_xticks(range(len(results)), labels)
+            ax.grid(False)
+        plots.save(drawing, path)
+
+    draw()
 
 
 def main() -> None:
