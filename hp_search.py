@@ -73,7 +73,7 @@ def parser() -> cli.Parser:
     result.add_argument("--workers", type=cli.positive_int, metavar="N", help=text)
     result.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786")
     group = result.add_argument_group(
-        "settings of the search; they override the config file [in brackets: used if the file has none]"
+        "settings of the search; each overrides the config file [in brackets: the value if the file has none]"
     )
     add_flags(group, SearchConfig)
     add_flags(group, Config, FIXED - {"repeat"})

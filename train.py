@@ -50,9 +50,8 @@ def parser() -> cli.Parser:
     default = Path(__file__).parent / "configs" / "two_layer.toml"
     result.add_argument("--config", type=Path, default=default, help="config file (configs/two_layer.toml)")
     result.add_argument("--resume", action="store_true", help="continue a stopped run after its last finished epoch")
-    add_flags(
-        result.add_argument_group("settings; they override the config file [in brackets: used if the file has none]")
-    )
+    title = "settings; each overrides the config file [in brackets: the value if the file has none]"
+    add_flags(result.add_argument_group(title))
     return result
 
 

@@ -246,7 +246,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type = Config, names: Iterab
         elif spec.type == list[int]:
             options |= {"type": int, "nargs": "*", "metavar": "N"}
         else:
-            options |= {"type": spec.type, "metavar": {int: "N", float: "X", str: "WORD"}[spec.type]}
+            options |= {"type": spec.type, "metavar": {int: "N", float: "X", str: "TEXT"}[spec.type]}
         if rule.choices:
             options |= {"choices": rule.choices, "help": f"{text}: {', '.join(rule.choices)}"}
         parser.add_argument(f"--{option_name(spec.name)}", **options)

@@ -40,18 +40,22 @@ def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
         if word not in LAYER_SYNTAX:
             raise ValueError(f"no layer is called {word!r}; there are {', '.join(LAYER_SYNTAX)}")
         kind, *names = LAYER_SYNTAX[word]
+        options = [name for name in signature(kind).parameters if name not in (*names, "init")]
         first, more = values[: len(names)], values[len(names) :]
         keys = [*names, *more[::2]]
         if len(first) < len(names) or len(more) % 2 or len({*keys, "init"}) <= len(keys):
             form = " ".join([word, *map(str.upper, names)])
             raise ValueError(f"{part.strip()!r}: expected {form} [OPTION VALUE ...]")
+        if unknown := [key for key in more[::2] if key not in options]:
+            has = f"has the options {', '.join(options)}" if options else "has no options"
+            raise ValueError(f"{part.strip()!r}: {word} {has}, not {unknown[0]!r}")
         if kind is Dense and input_shape(stack) != (784,) and not any(isinstance(layer, Flatten) for layer in stack):
             stack.append(Flatten())
         try:
             settings = dict(zip(keys, map(number, [*first, *more[1::2]]), strict=True))
             stack.append(kind(**settings, **({"init": init} if "init" in signature(kind).parameters else {})))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{part.strip()!r}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from None
+        except ValueError as error:
+            raise ValueError(f"{part.strip()!r}: {error}") from None
     return stack
 
 

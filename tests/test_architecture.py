@@ -40,7 +40,7 @@ def test_vectors_are_not_flattened():
         ("conv 16 5 stride", r"\[OPTION VALUE"),
         ("conv 16 5 size 3", r"\[OPTION VALUE"),
         ("conv 16 5 init 3", r"\[OPTION VALUE"),
-        ("conv 16 5 speed 2", "unexpected keyword argument 'speed'"),
+        ("conv 16 5 speed 2", "conv has the options stride, padding, dilation, not 'speed'"),
         ("conv 16 five", "'conv 16 five': could not"),
         ("dense 0", "'dense 0': units must be an integer from 1 to 1,000,000, not 0"),
         ("dense 99999999999999999999", "units must be an integer from 1"),
