@@ -28,13 +28,13 @@ UNIT_VECTORS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)  # the (v, W, d
 INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(5)
 MAX_LOSS = 100.0  # a higher mean loss of an epoch counts as divergence; uniform guessing gives ln 10 = 2.3
 MAX_BATCH_LOSS = 100 * MAX_LOSS  # the same for a single batch
-UFUNC_BUFFER = 1024  # values; NumPy copies shorter rows through this buffer: for images, with 8192, 3 % of the time
+UFUNC_BUFFER = 1024  # values; NumPy copies shorter rows through a buffer: its default, 8192, costs images 3 % more time
 MAX_OUTPUT = 1e15  # of a network; its square can still be computed, for MSE
 EVAL_BATCH_SIZE = 1000  # images at a time at inference
 BN_STATS_IMAGES = 10_000  # random images that batch norm's statistics are recomputed on
 WINDOW, BLOCK = 60_000, 50  # images of a large file: mixed at a time; in a row, read together. See `shuffled`
 
-Augment = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]  # images, rng, progress -> augmented images
+Augment = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]  # images, rng, t in [0, 1) -> augmented images
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda t: 1.0,
     "step": lambda t: 0.1 ** ((t >= 0.5) + (t >= 0.75)),

@@ -167,7 +167,7 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)  # if this is impossible, it should fail now and not after an epoch
         exit_code, stopped = 0, False
         try:
-            fit(config, run, network, training, validation, checkpoint)
+            fit_and_record(config, run, network, training, validation, checkpoint)
         except KeyboardInterrupt as interrupt:
             stopped = True
             done = f"after epoch {len(run.history)}; {resume_hint}" if run.history else "before the first epoch ended"
@@ -182,7 +182,7 @@ def train(
         return network.metadata or None, exit_code
 
 
-def fit(
+def fit_and_record(
     config: Config, run: Run, network: Network, training: tuple, validation: tuple | None, checkpoint: Path
 ) -> None:
     """Train for the epochs that are left; print the table; after each epoch record it and write the checkpoint."""
@@ -260,7 +260,7 @@ def save_figures(network: Network, config: Config, run: Run, folder: Path, image
             "after epoch 1": run.after_epoch_1["0.W"],
             f"final (epoch {best})": weights,
         }
-        head = f"{title}: three principal components of the first layer, as red, green, blue"
+        head = f"{title}: three principal components of the first layer (RGB)"
         figures["pca"] = plots.pca(stages, head)
     elif isinstance(first, Conv2D):
         figures["weights"] = plots.weight_grid(weights[:, :, 0], f"{title}: first-layer filters")

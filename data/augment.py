@@ -33,8 +33,9 @@ class Distortion:
         x' = width * ( cos(angle) * x + (sin(angle) + shear) * y) + shift_x + elastic_x
         y' = height * (-sin(angle) * x + cos(angle) * y)          + shift_y + elastic_y
 
-    rotate: largest angle, degrees; scale: width and height lie in exp(+-scale); shear: its largest value; shift: the
-    largest shift in x and in y, pixels; all uniformly distributed. elastic: std of the displacement of each pixel,
+    rotate: largest angle, degrees; scale: largest log(width) and log(height), where a width above 1 makes the digit
+    narrower; shear: its largest value; shift: the largest shift in x and in y, pixels; all are uniformly distributed
+    from minus to plus this value. elastic: std of the displacement of each pixel,
     pixels (Simard's alpha of 34 gives 1.4); smooth: std of the Gaussian that smooths it, pixels (Simard: 4; Ciresan: 5
     to 6). anneal: fraction of the parameters (except `smooth`) that is left at the end of training; they decrease
     linearly in its second half.
@@ -48,13 +49,13 @@ class Distortion:
     smooth: float = 4.0
     anneal: float = 1.0
 
-    def __call__(self, images: np.ndarray, rng: np.random.Generator, progress: float = 0.0) -> np.ndarray:
+    def __call__(self, images: np.ndarray, rng: np.random.Generator, t: float = 0.0) -> np.ndarray:
         """The augmented images, uint8 (N, 28, 28) -> uint8 (N, 28, 28); the same for the same state of `rng`.
 
-        progress: of the training, from 0 to 1, for `anneal`.
+        t: progress of the training, from 0 to 1, for `anneal`.
         """
         result = np.empty_like(images)
-        fraction = 1 - (1 - self.anneal) * max(0.0, 2 * progress - 1)
+        fraction = 1 - (1 - self.anneal) * max(0.0, 2 * t - 1)
         # the coordinates are linear in the factors, so one matrix product computes them
         axis = np.arange(28) - 13.5
         basis = [*elastic_basis(self.smooth), np.tile(axis, 28), np.repeat(axis, 28), np.ones(784)]  # ..., x, y, 1

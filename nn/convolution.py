@@ -94,7 +94,8 @@ class Conv2D(Layer):
     def _input_gradient(self, dy: np.ndarray) -> np.ndarray:
         """dL/dx, row by row: up to k rows of the output depend on each row of the im2col array: one product again.
 
-        In the taps of one row, from one to the next, h goes up by d / gcd(d, s) and i goes down by s / gcd(d, s).
+        The taps of an input row are the pairs (h, i) of a row of the output and a row of the kernel that use it. From
+        one tap to the next, h rises by d / gcd(d, s) and i falls by s / gcd(d, s).
         """
         rows, channels, columns, n = self.shape
         k, p, gcd = self.size, self.padding, math.gcd(self.dilation, self.stride)

@@ -11,8 +11,8 @@ Five rules hold for every layer:
 - `backward` fills `grads` with the gradients of the loss for the batch of the last `forward`.
 - Arrays that the network owns (`params`, `grads`, `state`) are written in place: np.matmul(..., out=self.grads["W"]).
   Assigning a new array, self.grads["W"] = dy @ x.T, breaks the link to the network's memory.
-- `forward` is deterministic. A random layer, such as dropout, would break resuming: a checkpoint has no state of its
-  generator.
+- `forward` is deterministic. A random layer, such as dropout, would break resuming: a checkpoint does not save the
+  state of a random generator.
 
 docs/layers.md explains how to add a layer in five steps.
 """
@@ -132,9 +132,10 @@ class Dense(Layer):
 class BatchNorm(Layer):
     """y = gamma (x - mean) / sqrt(variance + eps) + beta, for each feature, or each channel of images (H, C, W, N).
 
-    In training, mean and variance are taken over the batch: M values for each feature. At inference, running averages
-    replace them: running = momentum * running + (1 - momentum) * batch (in PyTorch, momentum is 1 minus this), with the
-    unbiased variance, M / (M - 1) times that of the batch; or the averages that `Network.update_bn_stats` computes.
+    In training, mean and variance are taken over the batch: M values (`count`) for each feature. At inference, running
+    averages replace them: running = momentum * running + (1 - momentum) * batch (in PyTorch, momentum is 1 minus this),
+    with the unbiased variance, M / (M - 1) times that of the batch; or the averages that `Network.update_bn_stats`
+    computes.
     With x^ = (x - mean) / sqrt(variance + eps), and sums over the same M values, in training:
 
         dgamma = sum dy x^    dbeta = sum dy    dx = gamma / sqrt(variance + eps) * (dy - dbeta / M - x^ dgamma / M)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-UPDATE_CHUNK = 160_000  # columns in one product: up to 2 * 3 * 160,000 multiplications OpenBLAS does not copy its input
+UPDATE_CHUNK = 160_000  # columns in one product: OpenBLAS does not copy its input if it has < 10^6 multiplications
 ALIGNMENT = 64  # bytes of a cache line
 
 
@@ -46,10 +46,10 @@ class Buffers:
 class ParameterMemory:
     """One array of three rows for all parameters of a network: velocities v, parameters W, gradients dW.
 
-    A matrix product cannot write over its own input, so an update reads the content at one end of the rows and writes
-    it at the other end; the next update goes back. It goes chunk by chunk, to the right from the last one and to the
-    left from the first, and so overwrites only what was already read, as memmove does. The rows are only one chunk
-    longer than their content, so more of it stays in the processor's cache than with a second copy.
+    A matrix product cannot write over its own input. So the rows are one chunk longer than their content, which lies at
+    the left end or at the right end. An update moves the content to the other end, chunk by chunk: to the right with
+    the last chunk first, to the left with the first chunk first. So no chunk is overwritten before it is read (memmove
+    does the same). More of this stays in the processor's cache than of two copies.
 
     layers: their `params` and `grads` become views of the rows W and dW, and move with the content. Parameters with
     weight decay come first.

@@ -140,7 +140,8 @@ class Search:
         """Train each trial for `epochs`. Yields results as they come in, returns them in the order of the trials."""
         done = self.journal.results
         for trial in trials:
-            done.get((trial.id, epochs), {}).update(self._identify(trial))
+            if (trial.id, epochs) in done:  # by an earlier search: it gets its number in this one
+                done[trial.id, epochs] |= self._identify(trial)
         unreported = {trial.id: trial for trial in trials if (trial.id, epochs) not in self._reported}
         self._reported.update((identity, epochs) for identity in unreported)
         yield from [done[identity, epochs] for identity in unreported if (identity, epochs) in done]
