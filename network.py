@@ -323,14 +323,14 @@ class Network:
         DivergenceError if the loss is not finite, or above MAX_LOSS (mean of an epoch) or MAX_BATCH_LOSS.
         """
         history = list(history or [])
-        self.validate_images(images, labels)
-        if validation is not None:
-            self.validate_images(*validation)
+        for pair in [(images, labels), validation] if validation is not None else [(images, labels)]:
+            self.validate_images(*pair)
+            if not len(pair[0]):
+                raise ValueError("cannot train: there are no training images, or no validation images")
         check_choice(SCHEDULES, schedule=schedule)
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
-        self.mean, self.std = pixel_mean_std(images) if standardize else (0.0, 255.0)
-        self.label_smoothing = float(label_smoothing)
+        self.prepare(images, standardize, label_smoothing)
         if not history:
             self.velocity = 0
         steps = math.ceil(len(images) / batch_size)
@@ -364,6 +364,11 @@ class Network:
             history.append(record)
             yield record
 
+    def prepare(self, images: np.ndarray, standardize: bool, label_smoothing: float) -> None:
+        """Set what belongs to the model and is not trained; see `fit`."""
+        self.mean, self.std = pixel_mean_std(images) if standardize else (0.0, 255.0)
+        self.label_smoothing = float(label_smoothing)
+
     def _train_epoch(
         self, batches: Iterable[tuple], rates: Iterable[float], step_settings: tuple[float, float, bool, float]
     ) -> tuple[float, float]:
@@ -388,13 +393,15 @@ class Network:
         the validation errors of a network with three convolutions by a tenth.
         """
         norms = [layer for layer in self.layers if isinstance(layer, BatchNorm)]
-        for start in range(0, len(images) if norms else 0, EVAL_BATCH_SIZE):
-            batch = images[start : start + EVAL_BATCH_SIZE]
+        try:
+            for start in range(0, len(images) if norms else 0, EVAL_BATCH_SIZE):
+                batch = images[start : start + EVAL_BATCH_SIZE]
+                for layer in norms:
+                    layer.running_update = len(batch) / (start + len(batch))  # so that every image has the same weight
+                self.forward(self.standardize(batch), training=True)
+        finally:
             for layer in norms:
-                layer.running_update = len(batch) / (start + len(batch))  # so that every image has the same weight
-            self.forward(self.standardize(batch), training=True)
-        for layer in norms:
-            layer.running_update = 1 - layer.momentum
+                layer.running_update = 1 - layer.momentum
 
     # --- inference --------------------------------------------------------------------------------------------------
 

@@ -178,15 +178,17 @@ def image_grid(images: np.ndarray, others: np.ndarray, title: str = "") -> Figur
 def principal_components(weights: np.ndarray) -> np.ndarray:
     """The first three principal components of the rows of `weights`, (units, 784), as one image (28, 28, 3).
 
-    Each component is one channel (red, green, blue): 0.5 is zero, and its largest value is 1. There is one component
-    fewer than units, because the mean is subtracted; a channel without one is 0.5.
+    Each component is one channel (red, green, blue): 0.5 is zero, and its largest value is 1. Where there
+    are fewer directions with a variance, as with two units, a channel is 0.5 everywhere.
     """
     centred = (weights - weights.mean(axis=0)).astype(np.float64)
-    _, components = np.linalg.eigh(centred.T @ centred)  # in the order of rising variance
+    variances, components = np.linalg.eigh(centred.T @ centred)  # in rising order
     image = np.zeros((784, 3))
-    for i, component in enumerate(components.T[::-1][: min(3, len(weights) - 1)]):
-        largest = component[np.argmax(np.abs(component))]
-        image[:, i] = component / (largest or 1)  # the sign of a component is arbitrary: make the largest positive
+    for i in range(3):
+        component = components[:, -1 - i]
+        if variances[-1 - i] > 1e-12 * np.sum(weights**2, dtype=float):  # others are rounding errors
+            # the sign of a component is arbitrary: make its largest value positive
+            image[:, i] = component / component[np.argmax(np.abs(component))]
     return (0.5 + 0.5 * image).reshape(28, 28, 3)
 
 
@@ -333,7 +335,10 @@ def main(argv: list[str] | None = None) -> int:
     folders = dict.fromkeys(path.with_suffix("") if path.suffix == ".npz" else path for path in arguments.models)
     runs: dict[str, list] = {}
     for folder in folders:
-        runs.setdefault(re.sub(r"-seed\d+$", "", str(folder)), []).append(read_history(folder / "history.csv"))
+        name, is_seed = re.subn(r"-seed\d+$", "", str(folder))
+        if is_seed and Path(name) in folders:
+            name += "-seed*"
+        runs.setdefault(name, []).append(read_history(folder / "history.csv"))
     validated = any("validation_loss" in history[0] for histories in runs.values() for history in histories)
     save(comparison(runs, "solid: validation, dashed: training" if validated else "training"), arguments.out)
     print(f"{len(runs)} configs, {len(folders)} histories -> {arguments.out}")

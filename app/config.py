@@ -16,7 +16,7 @@ import data
 from data.augment import Distortion
 from network import SCHEDULES, SPLIT, Network, spawn_rng
 from nn.architecture import connect, input_shape, mlp, parse
-from nn.layers import ACTIVATIONS, INITIALIZERS
+from nn.layers import ACTIVATIONS, INITIALIZERS, BatchNorm
 from nn.losses import LOSSES
 
 
@@ -114,6 +114,9 @@ class Config:
                 connect(stack, input_shape(stack))
             except ValueError as error:
                 raise ConfigError(f"layers: {error}") from None
+            norms = [layer for layer in stack if isinstance(layer, BatchNorm)]
+            if self.batch_size == 1 and any(layer.positions == 1 for layer in norms):
+                raise ConfigError("batch-size must be above 1 for batchnorm of dense layers: one value has no variance")
         if self.schedule == "plateau" and not self.validation:
             raise ConfigError("schedule = plateau needs a validation set: set validation above 0")
 

@@ -156,6 +156,8 @@ def train(
         network = config.build_network()
         run = Run({"dataset": config.dataset, "data": fingerprint, "recipe": config.settings()})
         if resume and checkpoint.exists():
+            # as `fit` does, but now: Ctrl-C in a run that has a history saves the network
+            network.prepare(training[0], config.standardize, config.label_smoothing)
             run.resume(checkpoint, network)
         elif resume and path.exists():
             saved = Network.load(path).metadata

@@ -105,6 +105,8 @@ def train_validation_split(
         order = rng.permutation(len(numbers))
         chosen = order[: np.searchsorted(counts[order].cumsum(), count) + 1]
         unseen = np.isin(writers, numbers[chosen])
+        if unseen.all():  # all images of the last writer count
+            raise DataError(f"with {count} of unseen writers, no images are left for training: lower --validation")
         return (images[~unseen], labels[~unseen]), (images[unseen], labels[unseen])
     if isinstance(images, ImageFile):
         if len(np.unique(labels[-count:])) < len(np.unique(labels)):

@@ -152,7 +152,7 @@ class BatchNorm(Layer):
         self.running_update = 1 - momentum  # weight of a new batch in the running averages
 
     def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        self.features = shape[-2] if len(shape) == 3 else shape[0]
+        self.features, self.positions = (shape[1], shape[0] * shape[2]) if len(shape) == 3 else (shape[0], 1)
         self.shapes = {"gamma": (self.features,), "beta": (self.features,)}
         self.state_shapes = {"running_mean": (self.features,), "running_variance": (self.features,)}
         return shape

@@ -11,12 +11,14 @@ from nn.memory import Buffers
 
 
 def unsmoothed(p: np.ndarray, label_smoothing: float) -> np.ndarray:
-    """The probabilities q with p = (1 - e) q + e / C, for p (C, N); a negative q becomes tiny. Overwrites p."""
-    if label_smoothing:
-        p -= label_smoothing / len(p)
-        np.maximum(p, np.finfo(p.dtype).tiny, out=p)
-        p /= p.sum(axis=0)
-    return p
+    """The probabilities q with p = (1 - e) q + e / C, for p (C, N), in the same order of classes.
+
+    Where q would be negative it becomes 1e-6 p, which is nearly 0 and keeps the order.
+    """
+    if not label_smoothing:
+        return p
+    q = np.maximum(p - label_smoothing / len(p), 1e-6 * p)
+    return q / q.sum(axis=0)
 
 
 class CrossEntropy:

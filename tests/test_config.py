@@ -3,7 +3,9 @@
 import inspect
 from dataclasses import asdict
 
-from app.config import Config
+import pytest
+
+from app.config import Config, ConfigError
 from network import Network
 
 
@@ -39,3 +41,10 @@ def test_the_flag_for_mse_lowers_a_learning_rate_that_nobody_named_for_it(tmp_pa
     assert Config.read(path, mse | {"lr": 0.3}).lr == 0.3
     path.write_text('lr = 0.05\nloss = "mse"')
     assert Config.read(path, {}).lr == Config.read(path, mse).lr == 0.05
+
+
+def test_batch_norm_of_single_values_is_refused():
+    """Their mean is themselves: what is left is 0, and no layer before would be trained. Images have more values."""
+    with pytest.raises(ConfigError, match="batch-size must be above 1 for batchnorm of dense layers"):
+        Config(layers="conv 2 5, batchnorm, dense 8, batchnorm, relu", batch_size=1)
+    Config(layers="conv 2 5, batchnorm, dense 8, relu", batch_size=1)

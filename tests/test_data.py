@@ -110,6 +110,14 @@ def test_validation_on_unseen_writers(digits):
     assert len({np.sum(validation[0]) for _, validation in splits}) == 2, "each seed has its own split"
 
 
+def test_unseen_writers_leave_images_for_training(digits):
+    x, writers = digits[0][0][:100], np.repeat(np.arange(10), 10)
+    rng = np.random.default_rng(0)
+    assert len(data.train_validation_split(x, x, 90, "mnist", rng, writers)[0][0]) == 10
+    with pytest.raises(data.DataError, match="no images are left for training: lower --validation"):
+        data.train_validation_split(x, x, 91, "mnist", rng, writers)
+
+
 def test_writers_are_known_for_mnist_only(tmp_path):
     warnings = []
     assert data.load_writers("synthetic", None, warnings.append) is None

@@ -104,6 +104,9 @@ def test_update_bn_stats_averages_over_all_images():
     net.forward(net.standardize(images[:10]), training=True)
     batch = z[:, :10].mean(axis=1)
     assert state["running_mean"] == pytest.approx(0.9 * before["running_mean"] + 0.1 * batch), "then as ever"
+    with pytest.raises(ValueError, match="images must be uint8"):
+        net.update_bn_stats(images.astype(float))
+    assert net.layers[1].running_update == pytest.approx(0.1), "also after an error"
 
 
 @pytest.mark.parametrize("augment", [Distortion(30, elastic=2.0), None])
@@ -582,6 +585,9 @@ def test_an_unknown_schedule_is_refused(digits):
 
 def test_nothing_to_evaluate_is_an_error(digits):
     (x, y), _ = digits
+    for training, validation in ((x[:0], y[:0]), None), ((x, y), (x[:0], y[:0])):
+        with pytest.raises(ValueError, match="there are no training images, or no validation images"):
+            next(Network(mlp([])).fit(*training, validation))
     with pytest.raises(ValueError, match="there are no images"):
         Network(mlp([])).evaluate(x[:0], y[:0])
 

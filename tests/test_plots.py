@@ -134,6 +134,14 @@ def test_two_units_have_one_principal_component():
     assert not np.any(others)
 
 
+def test_directions_without_variance_are_no_principal_components():
+    """As after training with much weight decay: the weights have rank 1, up to rounding errors of float32."""
+    pattern, amounts = RNG.standard_normal(784), RNG.standard_normal((16, 1))
+    red, *others = np.moveaxis(plots.principal_components((amounts * pattern).astype(np.float32)), -1, 0)
+    assert np.ptp(red) > 0.5 and (np.array(others) == 0.5).all()
+    assert (plots.principal_components(np.zeros((16, 784))) == 0.5).all()
+
+
 def test_pca_shows_every_stage():
     stages = {"initial": WEIGHTS.reshape(30, 784), "final": WEIGHTS[::-1, ::-1].reshape(30, 784)}
     for ax, (name, weights) in zip(plots.pca(stages).axes, stages.items(), strict=True):
@@ -234,6 +242,16 @@ def test_seeds_become_a_mean_and_a_band(run, histories, monkeypatch):
     assert top == pytest.approx(2 + 2**0.5) and len(loss.collections) == len(accuracy.collections) == 3
     assert [text.get_text() for text in figure.legends[0].texts] == ["models/a (2 seeds)", "models/b"]
     assert list(accuracy.lines[0].get_ydata()) == [50, 50] and path == "models/comparison.png"
+
+
+def test_a_model_beside_the_seeds_is_not_one_of_them(run, histories, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("tests.conftest.script", lambda name: plots)
+    storage.write_csv(tmp_path / "models" / "a" / "history.csv", HISTORY[0], HISTORY)
+    assert run("plots", "models/a", *histories[:2])[1] == "2 configs, 3 histories -> models/comparison.png\n"
+    labels = [text.get_text() for text in drawn[0].legends[0].texts]
+    assert labels == ["models/a", "models/a-seed* (2 seeds)"]
 
 
 def test_many_configs_have_colors_of_their_own():

@@ -104,6 +104,30 @@ def test_repeat(train, tmp_path):
     assert alone[0] == 0 and (tmp_path / "alone.npz").read_bytes() == models[1].read_bytes()
 
 
+def test_a_resumed_run_that_is_stopped_at_once_keeps_its_model(train, monkeypatch, tmp_path):
+    """Before `fit` has measured the images: the model on disk must not become one without their mean and std."""
+    calls = []
+
+    def stop(self, *arguments):
+        calls.append(1)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    original = Network._train_epoch
+    monkeypatch.setattr(Network, "_train_epoch", stop)
+    flags = ["--epochs", 4, "--label-smoothing", 0.2, "--out", "m.npz"]
+    assert train(*flags)[0] == 130
+    stopped = (tmp_path / "m.npz").read_bytes()
+
+    def stop_fit(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Network, "fit", stop_fit)
+    code, out, _ = train(*flags, "--resume")
+    assert code == 130 and "of 4) -> m.npz" in out and (tmp_path / "m.npz").read_bytes() == stopped
+
+
 def test_repeat_counts_finished_runs_only(train, monkeypatch):
     original = Network._train_epoch
     calls = []
