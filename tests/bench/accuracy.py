@@ -2,7 +2,7 @@
 
     python tests/bench/accuracy.py [CONFIG ...]        only these; "none" writes the tables and the figure again
 
-The settings were chosen beforehand, nearly all on validation images (docs/results.md names two exceptions); here the
+The settings were chosen beforehand, nearly all on validation images (docs/results.md names the exceptions); here the
 test images are read, once, by test.py. Models are kept in models/final/ and not trained again; after a stop the same
 command continues. Each training takes one core, and there is one on every core (`taskset -c 0` leaves one). The
 accuracy of each seed is in models/final/test_accuracy.csv.
