@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import data
+import network
 import plots
 from data import synthetic
 from network import Network
@@ -69,7 +70,10 @@ def test_only_digits_that_occur_are_listed(run, model, archive, digits, tmp_path
     assert (code, err) == (0, "") and out.splitlines()[1].split() == ["digit", "3", "8"]
 
 
-def test_misclassified_images_are_written_with_the_highest_confidence_first(run, model, archive, digits, tmp_path):
+def test_misclassified_images_are_written_with_the_highest_confidence_first(
+    run, model, archive, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(network, "EVAL_BATCH_SIZE", 77)  # so that there are several batches
     run("test", "--model", PATH, "--dataset", archive)
     images, labels = digits[1]
     predicted, probabilities = model.predict(images), model.predict_proba(images)
