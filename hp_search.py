@@ -82,12 +82,7 @@ def parser() -> cli.Parser:
         "one value is for all trials; several, or a range such as 0.01..0.1 or 0..1:linear, are searched",
     )
     for name, spec in SEARCHABLE.items():
-        options = {
-            "nargs": "+",
-            "metavar": "VALUE",
-            "help": spec.metadata["text"].partition("; --")[0],
-            "default": argparse.SUPPRESS,
-        }
+        options = {"nargs": "+", "metavar": "VALUE", "help": spec.metadata["text"], "default": argparse.SUPPRESS}
         group.add_argument(f"--{option_name(name)}", **options)
     return result
 

@@ -178,8 +178,8 @@ def image_grid(images: np.ndarray, others: np.ndarray, title: str = "") -> Figur
 def principal_components(weights: np.ndarray) -> np.ndarray:
     """The first three principal components of the rows of `weights`, (units, 784), as one image (28, 28, 3).
 
-    Each component is one channel (red, green, blue): 0.5 is zero, and its largest value is 1. Where there
-    are fewer directions with a variance, as with two units, a channel is 0.5 everywhere.
+    Each component is one channel (red, green, blue): 0.5 is zero, and its largest value is 1. Where there are
+    fewer directions with a variance, as with two units, a channel is 0.5 everywhere.
     """
     centred = (weights - weights.mean(axis=0)).astype(np.float64)
     variances, components = np.linalg.eigh(centred.T @ centred)  # in rising order

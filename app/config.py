@@ -74,7 +74,9 @@ class Config:
     activation: str = setting("relu", choice(ACTIVATIONS), "after each hidden layer")
     layers: str = setting("", STRING, "layers instead of hidden, such as 'conv 16 5, pool 2, relu, dense 64, relu'")
     init: str = setting("he", choice(INITIALIZERS), "distribution of the initial weights")
-    loss: str = setting("cross_entropy", choice(LOSSES), "loss function; --loss mse without --lr divides lr by 10")
+    loss: str = setting(
+        "cross_entropy", choice(LOSSES), "loss function (train.py --loss mse without --lr divides lr by 10)"
+    )
     epochs: int = setting(20, AT_LEAST_1, "passes over the training images")
     batch_size: int = setting(128, AT_LEAST_1, "images in a training step")
     lr: float = setting(0.1, ABOVE_0, "learning rate at the start")

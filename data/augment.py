@@ -35,10 +35,9 @@ class Distortion:
 
     rotate: largest angle, degrees; scale: largest log(width) and log(height), where a width above 1 makes the digit
     narrower; shear: its largest value; shift: the largest shift in x and in y, pixels; all are uniformly distributed
-    from minus to plus this value. elastic: std of the displacement of each pixel,
-    pixels (Simard's alpha of 34 gives 1.4); smooth: std of the Gaussian that smooths it, pixels (Simard: 4; Ciresan: 5
-    to 6). anneal: fraction of the parameters (except `smooth`) that is left at the end of training; they decrease
-    linearly in its second half.
+    from minus to plus this value. elastic: std of the displacement of each pixel, pixels (Simard's alpha of 34 gives
+    1.4); smooth: std of the Gaussian that smooths it, pixels (Simard: 4; Ciresan: 5 to 6). anneal: fraction of the
+    parameters (except `smooth`) that is left at the end of training; they decrease linearly in its second half.
     """
 
     rotate: float = 0.0
