@@ -233,7 +233,8 @@ def print_summary(results: list[dict], arguments: argparse.Namespace) -> None:
     files = [str(path) for path in (arguments.csv, arguments.show if read else None) if path]
     where = f" -> {', '.join(files)}" if files else ""
     summary = f"{total:,} photo{'s' * (total != 1)}: {photos:,} read{digits}, {unsure:,} of them unsure"
-    print(f"{summary} ({arguments.model}){where}")
+    model, here = arguments.model, Path.cwd()
+    print(f"{summary} ({model.relative_to(here) if model.is_relative_to(here) else model}){where}")
 
 
 def save_figure(results: list[dict], arguments: argparse.Namespace) -> None:

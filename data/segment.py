@@ -157,13 +157,18 @@ def _inner(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def surrounds_others(numbers: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Which parts are the cells of a form: those around others that are, added up, higher than FILLED of their height.
 
-    A part is around another one if its box is, and if it has no ink in the box of the other. Specks do not count.
+    A part is around another one if its box is, and if it has ink on three sides of the other's box (cells may be open),
+    but none in it. Specks do not count.
     """
     (top, left, bottom, right), filled = boxes.T, np.zeros(len(boxes))
     height = bottom - top
     around = (top[:, None] < top) & (left[:, None] < left) & (bottom[:, None] > bottom) & (right[:, None] > right)
     for a, b in np.argwhere(around & (height > SPECK * height[:, None])):
-        if not (parts[top[b] : bottom[b], left[b] : right[b]] == numbers[a]).any():
+        rows, columns = slice(top[b], bottom[b]), slice(left[b], right[b])
+        above, below = np.s_[top[a] : top[b], columns], np.s_[bottom[b] : bottom[a], columns]
+        before, after = np.s_[rows, left[a] : left[b]], np.s_[rows, right[b] : right[a]]
+        inside, *sides = ((parts[x] == numbers[a]).any() for x in (np.s_[rows, columns], above, below, before, after))
+        if not inside and sum(sides) >= 3:
             filled[a] += height[b]
     return filled > FILLED * height
 

@@ -73,6 +73,8 @@ class SearchConfig:
         space = {name: dimension for name, dimension in read.items() if len(dimension.values) > 1}
         result = cls(**search, recipe=Config(**recipe), space=space)
         result.recipe.reject_ignored([*overrides, *dimensions])
+        if "trials" in overrides and result.method in ("grid", "coordinate"):
+            raise ConfigError(f"trials has no effect with method = {result.method}: remove it")
         return result
 
     def description(self, fingerprint: str) -> dict:

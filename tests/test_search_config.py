@@ -72,6 +72,13 @@ def test_an_invalid_space_is_refused(space, word):
         SearchConfig.read(SEARCH, {}, space)
 
 
+@pytest.mark.parametrize("method", ["grid", "coordinate"])
+def test_trials_without_effect_are_refused(method):
+    with pytest.raises(ConfigError, match=f"trials has no effect with method = {method}"):
+        SearchConfig.read(SEARCH, {"method": method, "trials": 5}, {})
+    assert SearchConfig.read(SEARCH, {"method": method}, {}).method == method  # those of the file count for others
+
+
 @pytest.mark.parametrize(
     "text, word",
     [

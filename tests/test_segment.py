@@ -110,6 +110,16 @@ def test_digits_in_cells_that_do_not_reach_the_border():
     assert np.abs(alone.image.astype(int) - photo.prepare(canvas(ONE))).mean() < 2
 
 
+def test_cells_may_be_open_above():
+    cells = box(30, 75, 170, 140)[1:] + box(30, 175, 170, 240)[1:]  # without their upper sides
+    assert_near(boxes(canvas(ONE, OTHER, *cells)), [ONE, OTHER])
+
+
+def test_a_broken_digit_is_no_cell():
+    four = (55, 100, 95, 110), (110, 90, 120, 160), (50, 145, 160, 155)  # its first stroke does not touch the others
+    assert_near(boxes(canvas(*four, OTHER)), [(50, 90, 160, 160), OTHER])
+
+
 def test_dirt_in_a_zero_does_not_make_it_a_cell():
     zero = box(50, 100, 150, 160)
     dust = [(60 + 16 * (i // 2), 115 + 25 * (i % 2), 64 + 16 * (i // 2), 119 + 25 * (i % 2)) for i in range(10)]
