@@ -6,6 +6,7 @@ One training step is `Network.train_step`; `Network.fit` calls it for every batc
 """
 
 import itertools
+import json
 import math
 import platform
 import time
@@ -438,6 +439,7 @@ class Network:
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """The mean loss, without the L2 term, and the accuracy: {"loss", "accuracy"}. ValueError without images."""
+        self.validate_images(images, labels)
         if not len(images):
             raise ValueError("cannot evaluate: there are no images")
         loss, correct = 0.0, 0
@@ -457,7 +459,7 @@ class Network:
             "loss": self.loss_name,
             "label_smoothing": self.label_smoothing,
             "dtype": self.dtype.name,
-            "about": self.metadata,
+            "about": json.loads(json.dumps(self.metadata)),  # as `load` will read it: keys are text
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
         }
 

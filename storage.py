@@ -147,12 +147,17 @@ class _DryRun(Exception):
     """Ends an `atomic_write` that only tests whether it is possible."""
 
 
-def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text: int = MAX_TEXT) -> None:
-    """Write `description` (a JSON object) and `arrays` to `path`, atomically. StorageError if it is too large."""
+def check_size(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """StorageError if these arrays are too large, or too many, for one file."""
     if sum(a.nbytes for a in arrays.values()) > MAX_BYTES:
         raise StorageError(f"{path} would be larger than {MAX_BYTES >> 20} MiB: use a smaller network")
     if len(arrays) >= MAX_MEMBERS:
         raise StorageError(f"{path} would have more than {MAX_MEMBERS:,} arrays: use a network with fewer layers")
+
+
+def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text: int = MAX_TEXT) -> None:
+    """Write `description` (a JSON object) and `arrays` to `path`, atomically. StorageError if it is too large."""
+    check_size(path, arrays)
     arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     text = json.dumps({**description, "sha256": _digest(description, arrays)}, sort_keys=True, allow_nan=False).encode()
     if len(text) > max_text:

@@ -85,7 +85,7 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[st
         except KeyboardInterrupt as interrupt:
             return fail_stopped(interrupt, "stopped")
         except MemoryError:
-            return fail("not enough memory: use a smaller network or smaller batches", 1)
+            return fail("not enough memory: use a smaller network, smaller batches or fewer images", 1)
         except BrokenPipeError:  # the reader of our output has gone, as in `train.py | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1

@@ -141,6 +141,8 @@ class Config:
         """The settings that have no effect because of another setting, with the reason and the remedy."""
         replaced = dict.fromkeys(("hidden", "activation"), "together with layers: remove one of them")
         unused = {} if self.augment else dict.fromkeys(AUGMENTATION, "without augment: set it too")
+        if not self.momentum:
+            unused["nesterov"] = "without momentum: set momentum above 0"
         if not self.validation:
             unused["unseen_writers"] = "without validation images: set validation above 0"
         return (replaced if self.layers else {}) | unused

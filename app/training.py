@@ -88,10 +88,15 @@ def checkpoint_arrays(network: Network, after_epoch_1: dict, best: dict) -> dict
     return arrays | {"velocity": network.velocity}
 
 
+def expected_arrays(network: Network) -> dict[str, np.ndarray]:
+    """Arrays with the names, shapes and types of those in every checkpoint of this network."""
+    current = network.arrays()
+    return checkpoint_arrays(network, {name: a for name, a in current.items() if name == "0.W"}, current)
+
+
 def check_arrays(arrays: dict[str, np.ndarray], network: Network) -> None:
     """ValueError unless these are the arrays that `Run.save` writes for such a network, with finite values."""
-    current = network.arrays()
-    expected = checkpoint_arrays(network, {name: a for name, a in current.items() if name == "0.W"}, current)
+    expected = expected_arrays(network)
     layout, wanted = ({name: (a.shape, a.dtype) for name, a in each.items()} for each in (arrays, expected))
     if layout != wanted:
         raise ValueError("its arrays do not match the network")
@@ -166,7 +171,9 @@ def train(
                 return saved | run.metadata, 0
         images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
         print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")
-        folder.mkdir(parents=True, exist_ok=True)  # if this is impossible, it should fail now and not after an epoch
+        # if one of these is impossible, it should fail now and not after an epoch
+        storage.check_size(checkpoint, expected_arrays(network))
+        folder.mkdir(parents=True, exist_ok=True)
         exit_code, stopped = 0, False
         try:
             fit_and_record(config, run, network, training, validation, checkpoint)

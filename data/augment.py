@@ -15,8 +15,8 @@ def elastic_basis(smooth: float) -> np.ndarray:
 
     B[k, p] = exp(-|p - k|^2 / (2 smooth^2)) / norm(p), with norm(p) such that the displacements have std 1 as well.
 
-    The knots k are a grid over the image with spacing `smooth`. The displacements have the same correlation as white
-    noise on all pixels that is smoothed by a Gaussian of std `smooth`, exp(-distance^2 / (4 smooth^2)), for less work.
+    The knots k are a grid over the image with spacing `smooth`. The displacements have nearly the same correlation as
+    white noise on all pixels that a Gaussian of std `smooth` smooths, exp(-distance^2 / (4 smooth^2)), for less work.
     """
     knots = np.arange(-smooth, 28 + smooth, smooth)
     bumps = np.exp(-((np.arange(28)[:, None] - knots) ** 2) / (2 * smooth**2))

@@ -104,6 +104,8 @@ def write_file(target: Path, extension: str, splits: formats.Splits) -> None:
         raise data.DataError("a CSV file holds one split: choose it with --part, or give a folder and --as csv")
     if extension == ".pkl.gz" and "train" not in splits:
         raise data.DataError("a pickled triple needs training images: leave out --part, or choose another format")
+    if extension == ".pkl.gz" and sum(len(labels) for _, labels in splits.values()) > mnist_pickle.MAX_IMAGES:
+        raise data.DataError(f"a pickle holds {mnist_pickle.MAX_IMAGES:,} images at most: choose another format")
     with storage.atomic_write(target) as file:
         if extension == ".npz":
             formats.write_npz(file, splits)
@@ -112,6 +114,7 @@ def write_file(target: Path, extension: str, splits: formats.Splits) -> None:
         else:
             images, labels = splits["train"]
             mnist_pickle.write(file, (images, labels), splits.get("test", (images[:0], labels[:0])))
+        check_absent(target)  # another process may have made it in the meantime
 
 
 def write_folder(target: Path, format: str, splits: formats.Splits, variants: int) -> None:

@@ -25,6 +25,7 @@ MAX_RATIO = 100  # a file of more than SMALL_BYTES, decompressed, is at most so 
 SMALL_BYTES = 2**26  # (digits have a ratio of 5 to 25, and zeros of 1000: a small file must not fill the memory)
 CSV_ROWS = 2000  # read at a time
 MAX_CSV_LINE = 20_000  # characters
+LABEL_COLUMNS = ("label", "class", "y", "target", "digit")  # titles of the label, if it is the last column
 VARIANTS = 5000  # written at a time
 MAX_BLANK_LINES = 1000  # one after the other, in CSV
 PICKLES, TABLES = (".pkl.gz", ".pkl", ".pickle"), (".csv", ".csv.gz")
@@ -106,7 +107,9 @@ def read(path: Path, split: str, progress: Progress = no_progress) -> tuple[np.n
 
 def has_splits(path: Path) -> bool:
     """Whether the data at `path` are divided into training and test images."""
-    return not (path.name.endswith(TABLES) or (path.is_dir() and _class_folders(path)))
+    if path.is_dir():
+        return find_idx(path, "train", "images") is not None or not _class_folders(path)
+    return not path.name.endswith(TABLES)
 
 
 def validate(
@@ -115,7 +118,9 @@ def validate(
     """Images as uint8 (N, 28, 28) and labels as int64 (N,). DataError if they cannot be that."""
     if images.shape[1:] in ((784,), (28, 28, 1)):
         images = images.reshape(-1, 28, 28)
-    if images.dtype != np.uint8 or images.shape[1:] != (28, 28) or not len(images):
+    if not len(images):
+        raise DataError(f"{name}: there are no images")
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
         raise DataError(f"{name}: images must be uint8 (N, 28, 28), not {images.dtype} {images.shape}")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise DataError(f"{name}: labels must be integers ({len(images)},), not {labels.dtype} {labels.shape}")
@@ -129,7 +134,8 @@ def _read_folder(path: Path, split: str, progress: Progress) -> tuple[np.ndarray
     if all(idx.values()):
         images, labels = (read_idx(file) for file in idx.values())
         return images, labels
-    files = [file for file in path.iterdir() if re.fullmatch(rf"(.*[-_. ])?{split}\.csv(\.gz)?", file.name)]
+    named = re.compile(rf"(?!\.)(.*[-_. ])?{split}\.csv(\.gz)?")
+    files = [file for file in path.iterdir() if named.fullmatch(file.name) and file.is_file()]
     if len(files) > 1:
         raise DataError(f"{path} has several {split} files, {files[0].name} and {files[1].name}: give one of them")
     if files:
@@ -219,7 +225,7 @@ def _check_idx_size(shape: tuple[int, ...], size: int, name: str) -> None:
     """DataError unless an IDX file with this shape has `size` bytes."""
     expected, found = math.prod(shape), size - 4 - 4 * len(shape)
     if found != expected:
-        reason = f"its header says {expected} bytes of data, it has {found}"
+        reason = f"its header says {expected} bytes of data, it has {found if found < expected else 'more'}"
         raise DataError(f"{name} is cut short or damaged: {reason}: remove it and download it again")
 
 
@@ -272,7 +278,7 @@ def write_variants(
     """Write two IDX files, not gzipped: each image, followed by count - 1 distorted versions of it."""
     images, labels = pair
     images_file, labels_file = (folder / idx_names(split, kind)[1] for kind in IDX_DIMENSIONS)
-    labels_file.write_bytes(idx_bytes(np.repeat(labels, count)))
+    labels_file.write_bytes(idx_bytes(np.repeat(labels.astype(np.uint8), count)))
     rng, step = np.random.default_rng(0), math.ceil(VARIANTS / count)
     with images_file.open("wb") as file:
         file.write(_idx_header((len(images) * count, 28, 28)))
@@ -345,7 +351,7 @@ def read_pickle(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, np.ndarray]:
     """From rows of label,784 pixel values, with or without a header; gzipped or not. DataError.
 
-    The label is the last column if the header calls that label, class or y.
+    The label is the last column if the title of that is one of LABEL_COLUMNS.
     """
     images, labels, count, label_last = [], [], 0, False
     try:
@@ -355,7 +361,7 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
             lines = _lines(file)
             first = next(lines, "")
             if first.strip("\"' ")[:1].isalpha():  # a header
-                label_last = first.rstrip().rpartition(",")[2].strip("\"' ").lower() in ("label", "class", "y")
+                label_last = first.rstrip().rpartition(",")[2].strip("\"' ").lower() in LABEL_COLUMNS
             elif first:
                 lines = itertools.chain([first], lines)
             for chunk in progress(iter(lambda: list(itertools.islice(lines, CSV_ROWS)), []), f"reading {path.name}"):

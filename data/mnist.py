@@ -101,7 +101,8 @@ def fetch(split: str, kind: str, folder: Path, log: Callable[[str], None] = lamb
         log(f"{error}; downloading it again")
         content = _download(split, kind, folder, log)
         if path.name != formats.idx_names(split, kind)[0]:  # otherwise the download has replaced it
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # as in `_download`
+                path.unlink(missing_ok=True)
         return content
 
 

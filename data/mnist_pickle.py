@@ -18,6 +18,7 @@ import numpy as np
 
 MAX_OPCODES = 2**20  # instructions of a pickle; arrays need some 300, a list of 70,000 labels up to 15 for each
 MAX_SIZE = 2**30  # bytes of all arrays
+MAX_IMAGES = MAX_SIZE // 3200  # each has 784 float32 and a label
 OPCODES = frozenset(  # those that occur in pickled arrays, of protocols 0 to 5, and in lists of numbers
     "PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BUILD PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET "
     "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT "

@@ -331,15 +331,18 @@ def has_dark_details(gray: np.ndarray, radius: int) -> bool:
 
 
 def is_dark_on_light(gray: np.ndarray) -> bool:
-    """The polarity: whether sum (gray - background)^3 <= 0, where the background is a plane fitted to the border."""
-    rows, columns = np.indices(gray.shape)
-    terms = np.stack([np.ones(gray.shape), rows, columns])
+    """The polarity: whether sum (gray - background)^3 <= 0.
+
+    The background is a quadratic surface fitted to the border: a plane would miss that a lamp lights the middle.
+    """
+    rows, columns = np.indices(gray.shape) / max(gray.shape)
+    terms = np.stack([np.ones(gray.shape), rows, columns, rows**2, rows * columns, columns**2])
     width = max(1, min(gray.shape) // 16)
     x, y = np.stack([border(term, width) for term in terms], axis=1), border(gray, width)
     distance = np.abs(y - np.median(y))
     near = distance <= np.percentile(distance, 80)  # without ink that touches the border
-    plane = np.linalg.lstsq(x[near], y[near], rcond=None)[0]
-    return float(((gray - np.tensordot(plane, terms, 1)) ** 3).sum()) <= 0
+    surface = np.linalg.lstsq(x[near], y[near], rcond=None)[0]
+    return float(((gray - np.tensordot(surface, terms, 1)) ** 3).sum()) <= 0
 
 
 def ink_threshold(ink: np.ndarray) -> float:

@@ -2,7 +2,8 @@
 
     photo -> sheet of paper -> ink -> parts: connected ink -> digits: groups of parts -> rows
 
-The light and the threshold of the ink are those of the whole photo; position and stroke width are those of each digit.
+The light and the least threshold of the ink are those of the whole photo; position and stroke width are those of each
+digit.
 """
 
 import math

@@ -36,7 +36,7 @@ def load(
     """Images uint8 (N, 28, 28) and labels int64 (N,) of "train" or "test"; the first call saves them in `folder`."""
     path = (folder or Path(__file__).parent / "raw") / f"synthetic-{split}.npz"
     expected = {"kind": "synthetic digits", "version": VERSION, "seed": seed}
-    with contextlib.suppress(storage.StorageError, OSError):
+    with contextlib.suppress(storage.StorageError, OSError, KeyError):
         description, arrays = storage.read(path, "synthetic digits")
         if description == expected:
             return arrays["images"], arrays["labels"]

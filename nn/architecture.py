@@ -79,4 +79,6 @@ def connect(layers: list[Layer], shape: tuple[int, ...]) -> int:
             shape = layer.connect(shape)
         except ValueError as error:
             raise ValueError(f"layer {i}, {layer}, {error}") from None
+    if len(shape) != 1:
+        raise ValueError(f"the last layer, {layers[-1]}, gives images, not one number for each class")
     return shape[0]

@@ -21,14 +21,28 @@ def unsmoothed(p: np.ndarray, label_smoothing: float) -> np.ndarray:
     return q / q.sum(axis=0)
 
 
-class CrossEntropy:
+class Loss:
+    """A loss whose derivative is dL/dz = (y - target) / N; `forward` keeps y, the estimated probabilities, (C, N)."""
+
+    def __init__(self) -> None:
+        self.buffer = Buffers()
+
+    def backward(self, label_smoothing: float = 0.0) -> np.ndarray:
+        """dL/dz (C, N) for the batch of the last `forward`."""
+        dz = self.buffer("dz", self.y.shape, self.y.dtype)
+        np.copyto(dz, self.y)
+        dz[self.label_index] -= 1 - label_smoothing
+        if label_smoothing:
+            dz -= label_smoothing / len(dz)
+        dz /= dz.shape[1]
+        return dz
+
+
+class CrossEntropy(Loss):
     """Softmax and cross-entropy: p = exp(z) / sum exp(z),  L = -mean over the batch of log p[label].
 
     dL/dz = (p - one_hot(label)) / N.  The largest logit is subtracted first, so that exp cannot overflow.
     """
-
-    def __init__(self) -> None:
-        self.buffer = Buffers()
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Softmax over the classes: (C, N) -> (C, N)."""
@@ -36,19 +50,9 @@ class CrossEntropy:
 
     def forward(self, logits: np.ndarray, labels: np.ndarray) -> float:
         """The mean loss of a batch: logits (C, N), integer labels (N,)."""
-        self.p, log_sum, shifted = self._softmax(logits)
+        self.y, log_sum, shifted = self._softmax(logits)
         self.label_index = labels, np.arange(len(labels))
         return float(np.add.reduce(log_sum - shifted[self.label_index])) / len(labels)
-
-    def backward(self, label_smoothing: float = 0.0) -> np.ndarray:
-        """dL/dlogits (C, N) for the batch of the last `forward`."""
-        dz = self.buffer("dz", self.p.shape, self.p.dtype)
-        np.copyto(dz, self.p)
-        dz[self.label_index] -= 1 - label_smoothing
-        if label_smoothing:
-            dz -= label_smoothing / len(dz)
-        dz /= dz.shape[1]
-        return dz
 
     def _softmax(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         highest = np.maximum.reduce(logits, axis=0)
@@ -59,14 +63,11 @@ class CrossEntropy:
         return p, np.log(total), shifted
 
 
-class MeanSquaredError:
+class MeanSquaredError(Loss):
     """L = 1/2 mean over the batch of |z - one_hot(label)|^2;  dL/dz = (z - one_hot(label)) / N.
 
     The outputs z estimate the probabilities of the classes directly (Bishop 1995, section 6.1).
     """
-
-    def __init__(self) -> None:
-        self.buffer = Buffers()
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """The outputs, clipped to positive values and scaled to sum to 1: (C, N) -> (C, N)."""
@@ -78,21 +79,11 @@ class MeanSquaredError:
 
     def forward(self, outputs: np.ndarray, labels: np.ndarray) -> float:
         """The mean loss of a batch: outputs (C, N), integer labels (N,)."""
-        self.error = self.buffer("error", outputs.shape, outputs.dtype)
-        np.copyto(self.error, outputs)
-        self.label_index = labels, np.arange(len(labels))
-        self.error[self.label_index] -= 1
-        return 0.5 * float(np.vdot(self.error, self.error)) / len(labels)
-
-    def backward(self, label_smoothing: float = 0.0) -> np.ndarray:
-        """dL/doutputs (C, N) for the batch of the last `forward`."""
-        dz = self.buffer("dz", self.error.shape, self.error.dtype)
-        np.copyto(dz, self.error)
-        if label_smoothing:
-            dz[self.label_index] += label_smoothing
-            dz -= label_smoothing / len(dz)
-        dz /= dz.shape[1]
-        return dz
+        self.y, self.label_index = outputs, (labels, np.arange(len(labels)))
+        error = self.buffer("error", outputs.shape, outputs.dtype)
+        np.copyto(error, outputs)
+        error[self.label_index] -= 1
+        return 0.5 * float(np.vdot(error, error)) / len(labels)
 
 
 LOSSES = {"cross_entropy": CrossEntropy, "mse": MeanSquaredError}

@@ -67,6 +67,11 @@ def test_layers_that_do_not_fit(row, message):
         connect(row, input_shape(row))
 
 
+def test_the_last_layer_gives_no_images():
+    with pytest.raises(ValueError, match=r"the last layer, Conv2D.* gives images"):
+        connect([Conv2D(1, 19)], (28, 1, 28))
+
+
 @pytest.mark.parametrize("shape", [(10**30, 1, 5), (28, 1, 1001), (28.0, 1, 28), (0, 1, 28)])
 def test_images_of_any_size_are_not_accepted(shape):
     with pytest.raises(ValueError, match=r"(rows|columns) must be an integer from 1 to 1,000"):

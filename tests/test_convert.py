@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import data
-from data import formats, synthetic
+from data import formats, mnist_pickle, synthetic
 
 from .conftest import ROOT
 
@@ -107,6 +107,23 @@ def test_a_failed_conversion_leaves_nothing(convert, archive, monkeypatch):
     monkeypatch.setattr(np, "savetxt", full)
     code, _, err = convert(archive, "a", "--as", "csv")
     assert code == 1 and "No space left" in err and names(".") == []
+
+
+def test_a_file_that_appears_meanwhile_is_kept(convert, archive, monkeypatch, tmp_path):
+    def slow(*arguments):
+        (tmp_path / "a.npz").write_text("precious")
+
+    monkeypatch.setattr(formats, "write_npz", slow)
+    code, _, err = convert(archive, "a.npz")
+    assert code == 1 and "a.npz exists" in err and (tmp_path / "a.npz").read_text() == "precious"
+    assert names(".") == ["a.npz"]
+
+
+def test_a_pickle_that_could_not_be_read_is_not_written(convert, archive, monkeypatch, digits):
+    monkeypatch.setattr(mnist_pickle, "MAX_IMAGES", len(digits[0][1]))
+    code, _, err = convert(archive, "a.pkl.gz")
+    assert code == 1 and "images at most" in err and names(".") == []
+    assert convert(archive, "a.pkl.gz", "--part", "train")[0] == 0
 
 
 def test_what_a_killed_conversion_left_is_removed(convert, archive, tmp_path):

@@ -229,6 +229,23 @@ def test_blank_lines(tmp_path, digits):
             formats.read(tmp_path / "b.csv", "train")
 
 
+def test_hidden_files_and_pipes_are_no_csv_files(tmp_path, digits):
+    (tmp_path / "train.csv").write_text(rows(*digits[1]))
+    (tmp_path / "._train.csv").write_text("of another system")
+    os.mkfifo(tmp_path / "a_train.csv")
+    assert (formats.read(tmp_path, "train")[1] == digits[1][1]).all()
+
+
+def test_a_folder_of_idx_files_has_splits_whatever_else_is_in_it(idx_folder):
+    (idx_folder / "3").mkdir()
+    assert formats.has_splits(idx_folder) and len(formats.read(idx_folder, "test")[1])
+
+
+def test_no_images_are_refused():
+    with pytest.raises(DataError, match="x: there are no images"):
+        formats.validate(np.zeros((0, 28, 28), np.uint8), np.zeros(0, int), "x")
+
+
 def test_two_csv_files_of_a_split_are_ambiguous(tmp_path, digits):
     for name in "a_train.csv", "b_train.csv":
         (tmp_path / name).write_text(rows(*digits[1]))

@@ -590,6 +590,15 @@ def test_nothing_to_evaluate_is_an_error(digits):
             next(Network(mlp([])).fit(*training, validation))
     with pytest.raises(ValueError, match="there are no images"):
         Network(mlp([])).evaluate(x[:0], y[:0])
+    with pytest.raises(ValueError, match="labels must lie in 0 to 9"):
+        Network(mlp([])).evaluate(x, y - 10)
+
+
+def test_metadata_with_numbers_as_keys(tmp_path):
+    net = Network(mlp([]))
+    net.metadata["scores"] = {2: 0.9, 10: 0.8}
+    net.save(tmp_path / "a.npz")
+    assert Network.load(tmp_path / "a.npz").metadata == {"scores": {"2": 0.9, "10": 0.8}}
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

@@ -61,6 +61,12 @@ def test_images_in_that_form_are_unchanged(expected, tmp_path):
     assert not is_prepared(np.zeros((28, 28), np.uint8))
 
 
+def lamp(size, x=0.0):
+    """The square of the distance to the point (x, 0), for coordinates from -1 to 1: it gets darker away from a lamp."""
+    line = np.linspace(-1, 1, size)
+    return (line - x) ** 2 + line[:, None] ** 2
+
+
 CONDITIONS = {
     "inverted": lambda a: 255 - a,
     "a 28 x 28 on white": lambda a: 255 - prepare(a),
@@ -79,6 +85,8 @@ CONDITIONS = {
     ),
     "light from the left": lambda a: (255 - a * 0.8) * np.linspace(1, 0.3, SIZE),
     "light on dark, lit from above": lambda a: 255 - (255 - a * 0.8) * np.linspace(1, 0.3, SIZE)[:, None],
+    "a lamp above the middle": lambda a: (255 - a * 0.3) * (1 - 0.4 * lamp(SIZE)),
+    "a lamp beside it": lambda a: (255 - a * 0.3) * (1 - 0.3 * lamp(SIZE, 0.6)),
     "a shadow": lambda a: (255 - a * 0.8) * np.where(np.arange(SIZE) < 120, 1, 0.55),
 }
 
@@ -86,7 +94,8 @@ CONDITIONS = {
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_the_same_image_under_all_conditions(photos, expected, name):
     for original, image in zip(photos, expected, strict=True):
-        changed = CONDITIONS[name](original.astype(float) if "light" in name or "shadow" in name else original)
+        number_type = float if any(word in name for word in ("light", "shadow", "lamp")) else np.uint8
+        changed = CONDITIONS[name](original.astype(number_type))
         assert_similar(prepare(np.clip(changed, 0, 255).astype(np.uint8)), image)
 
 

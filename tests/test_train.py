@@ -184,6 +184,7 @@ def test_divergence_leaves_no_model(train, tmp_path):
         (["--scale", "15"], "scale must lie in [0, 1], not 15.0"),
         (["--augment", "--elastic", "1e39"], "elastic must lie in [0, 28]"),
         (["--rotate", "9"], "rotate has no effect without augment: set it too"),
+        (["--nesterov", "--momentum", "0"], "nesterov has no effect without momentum"),
         (["--layers", "relu", "--hidden", "64"], "hidden has no effect together with layers: remove one of them"),
         (["--smooth", "0"], "smooth must lie in [1, 28], not 0"),
     ],
