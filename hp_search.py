@@ -38,6 +38,8 @@ SEARCHABLE = {spec.name: spec for spec in fields(Config) if spec.name not in FIX
 def main(argv: list[str] | None = None) -> int:
     """Read the config and the data, search, report, train the winner."""
     arguments = parser().parse_args(argv)
+    if arguments.scheduler and arguments.workers:
+        parser().error("--workers has no effect with --scheduler: remove it")
     flags = settings_from_flags(arguments, SearchConfig, Config)
     dimensions = {name: Dimension.parse(name, flags.pop(name)) for name in SEARCHABLE if name in flags}
     config = SearchConfig.read(arguments.config, flags, dimensions)
@@ -107,6 +109,8 @@ def run(
             for result in search.run():
                 accuracy, _ = score(result)
                 cli.print_row(report.format_result(result, widths) + ("  <- best so far" if accuracy > best else ""))
+                if result["status"] == "failed":
+                    cli.warn(f"trial {result['trial']} failed: {result['reason']}")
                 best = max(best, accuracy)
                 bar.update(result["epochs"])
     return search

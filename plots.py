@@ -107,7 +107,11 @@ def label_curves(figure: Figure, loss: Axes, accuracy: Axes, columns: int = 3) -
     accuracy.set(xlabel="epoch", ylabel="accuracy (%)")
     for ax in loss, accuracy:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    # Matplotlib itself leaves out names that begin with _; lines without a name are called _child1, ...
+    lines = [line for line in loss.lines if line.get_label() and not line.get_label().startswith("_child")]
+    legend = figure.legend(lines, [line.get_label() for line in lines], loc="outside lower center", ncols=columns)
+    for text in legend.texts:
+        text.set_parse_math(False)  # a name may hold a $
 
 
 @styled

@@ -101,7 +101,8 @@ def find_files(paths: list[Path], figure: Path | None) -> dict[Path, str]:
     """All photos at these paths, as in `find_photos`, without the figure of an earlier run."""
     with cli.progress(text="looking for photos", unit=" files") as bar:
         found = (item for path in paths for item in find_photos(path, bar.update))
-        return {f: error for f, error in found if not figure or os.path.realpath(f) != os.path.realpath(figure)}
+        files = {f: error for f, error in found if not figure or os.path.realpath(f) != os.path.realpath(figure)}
+    return files or dict.fromkeys(paths, "contains no photos but the figure of an earlier run")
 
 
 def find_photos(path: Path, count: Callable[[int], object]) -> Iterator[tuple[Path, str]]:
@@ -233,8 +234,10 @@ def print_summary(results: list[dict], arguments: argparse.Namespace) -> None:
     files = [str(path) for path in (arguments.csv, arguments.show if read else None) if path]
     where = f" -> {', '.join(files)}" if files else ""
     summary = f"{total:,} photo{'s' * (total != 1)}: {photos:,} read{digits}, {unsure:,} of them unsure"
-    model, here = arguments.model, Path.cwd()
-    print(f"{summary} ({model.relative_to(here) if model.is_relative_to(here) else model}){where}")
+    model = arguments.model
+    with contextlib.suppress(OSError, ValueError):  # it is elsewhere, or the current folder was removed
+        model = model.relative_to(Path.cwd())
+    print(f"{summary} ({model}){where}")
 
 
 def save_figure(results: list[dict], arguments: argparse.Namespace) -> None:

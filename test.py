@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if trained_on != {dataset}:
         names = ", ".join(sorted(trained_on))
         cli.warn(f"WARNING: trained on {names}, but tested on {dataset}: the result is not comparable")
-    if data.fingerprint(images, labels) in {network.metadata.get("data") for network in networks.values()}:
+    if data.fingerprint(images, labels) in [network.metadata.get("data") for network in networks.values()]:
         cli.warn("WARNING: the model was trained on these images: this is not a held-out test")
     results = {}
     for path, network in networks.items():

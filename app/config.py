@@ -58,7 +58,10 @@ BOOL = Rule("be true or false")
 DATASET = Rule("be auto, mnist, synthetic or a printable path", lambda text: text and text.isprintable())
 STRING = Rule("be a string")
 AUGMENTATION = [spec.name for spec in fields(Distortion)]  # the settings with these names are its parameters
-MODEL_FILE = Rule("name a file", lambda text: text == "" or Path(text).name.removesuffix(".npz").strip(".") != "")
+MODEL_FILE = Rule(
+    "name a file",
+    lambda text: "\0" not in text and (text == "" or Path(text).name.removesuffix(".npz").strip(".") != ""),
+)
 
 
 def setting(default: Any, rule: Rule, text: str) -> Any:

@@ -29,7 +29,8 @@ def load_digit_classifier(path: Path) -> Network:
 def shipped_backup(path: Path) -> Path | None:
     """The new name of a shipped model that is about to be overwritten for the first time; else None."""
     backup = path.with_stem(f"{path.stem}-before")
-    return backup if path.resolve() in SHIPPED and path.exists() and not backup.exists() else None
+    shipped = path.resolve() in [each.resolve() for each in SHIPPED]  # models/ may be a link
+    return backup if shipped and path.exists() and not backup.exists() else None
 
 
 def keep_shipped(path: Path) -> None:

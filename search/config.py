@@ -59,8 +59,14 @@ class SearchConfig:
             if not isinstance(table, dict):
                 raise ConfigError(f"{path}: {name} must be a table, [{name}]")
         recipe, space = (fields_from_keys(Config, table, path) for table in tables.values())
+        if "repeat" in recipe:
+            raise ConfigError(f"{path}: repeat has no effect in a search: set repeats, outside of [recipe]")
+        for name in recipe.keys() & space.keys():
+            raise ConfigError(f"{path}: {option_name(name)} is in [recipe] and in [space]: remove one of them")
         if "augment" not in space:
             Config(**recipe).reject_ignored(recipe)
+        if "layers" in dimensions:  # they replace the file's
+            space = {name: values for name, values in space.items() if name not in ("hidden", "activation")}
         names = {spec.name for spec in fields(cls)}
         search |= {name: value for name, value in overrides.items() if name in names}
         recipe |= {name: value for name, value in overrides.items() if name not in names}
@@ -72,8 +78,9 @@ class SearchConfig:
         recipe |= {name: dimension.values[0] for name, dimension in read.items() if len(dimension.values) == 1}
         space = {name: dimension for name, dimension in read.items() if len(dimension.values) > 1}
         result = cls(**search, recipe=Config(**recipe), space=space)
-        result.recipe.reject_ignored([*overrides, *dimensions])
-        if "trials" in overrides and result.method in ("grid", "coordinate"):
+        layers = min(space["layers"].values) if "layers" in space else result.recipe.layers
+        replace(result.recipe, layers=layers).reject_ignored([*overrides, *dimensions])
+        if overrides.get("trials") and result.method in ("grid", "coordinate"):
             raise ConfigError(f"trials has no effect with method = {result.method}: remove it")
         return result
 
@@ -83,12 +90,12 @@ class SearchConfig:
 
     def candidates(self) -> list[Config]:
         """The configs of the trials: `trials` samples, or the whole grid. Lists are sampled without repetition."""
-        values = itertools.product(*(dimension.values for dimension in self.space.values()))
-        chosen = [dict(zip(self.space, combination, strict=True)) for combination in values]
-        if self.method != "grid" and self.trials:
-            rng = spawn_rng(self.recipe.seed, SEARCH)
-            if all(dimension.low is None for dimension in self.space.values()):
+        sampled, rng = self.method != "grid" and self.trials, spawn_rng(self.recipe.seed, SEARCH)
+        if sampled and any(dimension.low is not None for dimension in self.space.values()):
+            chosen = [{name: d.sample(rng) for name, d in self.space.items()} for _ in range(self.trials)]
+        else:
+            values = itertools.product(*(dimension.values for dimension in self.space.values()))
+            chosen = [dict(zip(self.space, combination, strict=True)) for combination in values]
+            if sampled:
                 chosen = [chosen[i] for i in rng.permutation(len(chosen))[: self.trials]]
-            else:
-                chosen = [{name: d.sample(rng) for name, d in self.space.items()} for _ in range(self.trials)]
         return [replace(self.recipe, **settings) for settings in chosen]

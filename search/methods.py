@@ -161,7 +161,9 @@ class Search:
         try:
             result = future.result()
         except (CancelledError, ConnectionError) as error:
-            raise SearchError(f"lost the workers ({error}): the same command continues") from None
+            raise SearchError(
+                f"lost the workers ({str(error) or type(error).__name__}): the same command continues"
+            ) from None
         except Exception as error:  # any error in a worker is the result of that trial
             result = {"status": "failed", "reason": f"{type(error).__name__}: {error}", "history": [], "seconds": 0.0}
         row = {

@@ -35,7 +35,9 @@ def _error_ticks(low: float, high: float) -> tuple[np.ndarray, list[str]]:
         ticks = ticks[(ticks >= low) & (ticks <= high)]
         if len(ticks) <= 9:
             break
-    return ticks, [f"{100 - tick:g}" for tick in ticks]
+    if not len(ticks):
+        ticks = np.array([low, high])
+    return ticks, [f"{100 - tick:.6g}" for tick in ticks]
 
 
 def _error_axis(ax: Axes, errors: np.ndarray) -> None:

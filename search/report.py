@@ -86,7 +86,7 @@ def save_figures(search: Search, folder: Path, title: str) -> None:
     results = search.final_results()
     epochs, trials = [result["epochs"] for result in results], f"{len(results)} trials"
     accuracies = [score(result)[0] if result["status"] == "ok" else float("nan") for result in results]
-    networks = [textwrap.shorten(search.trials[identity].config.title, 60, placeholder=" ...") for identity in seconds]
+    networks = [textwrap.fill(search.trials[identity].config.title, 60) for identity in seconds]
     bins = {}
     for name, dimension in search.config.space.items():
         labels = [textwrap.fill(label, 16) for label in dimension.bin_labels]

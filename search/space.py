@@ -43,7 +43,7 @@ class Dimension:
         if not (set(keys) <= set(RANGE_KEYS) and numbers and scale in ("log", "linear") and type(steps) is int):
             form = '{low = 0.01, high = 0.1, scale = "log" or "linear"}'
             raise ConfigError(f"{option_name(name)}: a range is {form}")
-        if not ((low > 0 or scale == "linear") and low < high < 1e300 and steps > 1):
+        if not ((low > 0 or scale == "linear") and -1e300 < low < high < 1e300 and steps > 1):
             rule = "low < high, steps above 1, and low above 0 if it is log"
             raise ConfigError(f"{option_name(name)}: a range needs {rule}")
         result = cls(name, [], low, high, scale)
@@ -89,7 +89,9 @@ class Dimension:
         if self.low is None:
             return [format_value(value) for value in self.values]
         bins = len(self.values)
-        return [format_value(self.value_at((i + 0.5) / bins), digits=2) for i in range(bins)]
+        middles = [self.value_at((i + 0.5) / bins) for i in range(bins)]
+        labels = ([format_value(middle, digits) for middle in middles] for digits in range(2, 7))
+        return next(row for row in labels if len(set(row)) == len(set(map(str, middles))))
 
     def bin_of(self, value: Any) -> int:
         """The index of the bin that a value belongs to."""

@@ -152,7 +152,7 @@ def dask_pool(address: str, arrays: list[np.ndarray]) -> WorkerPool:
         raise SearchError("--scheduler needs Dask: pip install distributed") from None
     try:
         client = Client(address, timeout=10)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:  # TypeError: tls:// without certificates
         raise SearchError(f"no Dask scheduler at {address} ({error}): start one with `dask scheduler`") from None
     with client:
         try:

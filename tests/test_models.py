@@ -38,6 +38,15 @@ def test_a_shipped_model_is_kept_when_it_is_overwritten(tmp_path, monkeypatch, c
     assert capsys.readouterr().err == ""
 
 
+def test_a_shipped_model_in_a_linked_folder_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "best.npz").write_text("shipped")
+    (tmp_path / "models").symlink_to("disk")
+    monkeypatch.setattr(models, "SHIPPED", [tmp_path / "models" / "best.npz"])
+    models.keep_shipped(tmp_path / "models" / "best.npz")
+    assert (tmp_path / "disk" / "best-before.npz").read_text() == "shipped"
+
+
 def test_training_keeps_a_shipped_model(train, tmp_path, monkeypatch):
     train("--epochs", 1, "--out", "m.npz")
     monkeypatch.setattr(models, "SHIPPED", [tmp_path / "m.npz"])

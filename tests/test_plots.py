@@ -254,6 +254,12 @@ def test_a_model_beside_the_seeds_is_not_one_of_them(run, histories, monkeypatch
     assert labels == ["models/a", "models/a-seed* (2 seeds)"]
 
 
+def test_any_folder_name_is_in_the_legend():
+    figure = plots.comparison({"_hidden": [HISTORY], r"x$\frac$": [VALIDATED]})
+    assert [text.get_text() for text in figure.legends[0].texts] == ["_hidden", r"x$\frac$"]
+    figure.canvas.draw()
+
+
 def test_many_configs_have_colors_of_their_own():
     lines = plots.comparison({str(i): [HISTORY] for i in range(12)}).axes[0].lines
     assert len({tuple(np.atleast_1d(line.get_color())) for line in lines}) == 12

@@ -222,6 +222,17 @@ def test_the_figure_shows_photos_inputs_and_probabilities(run, model, photos, mo
         assert probabilities == pytest.approx(list(network.predict_proba(photos[file][None])[0]), abs=1e-6)
 
 
+@pytest.mark.figures
+def test_only_the_figure_of_an_earlier_run(run, model, photos, tmp_path):
+    command = "predict", "alone", "--model", model, "--show", "alone/seen.png"
+    (tmp_path / "alone").mkdir()
+    shutil.copy(next(iter(photos)), tmp_path / "alone" / "3.png")
+    assert run(*command)[0] == 0 and (tmp_path / "alone" / "seen.png").exists()
+    (tmp_path / "alone" / "3.png").unlink()
+    code, _, err = run(*command)
+    assert code == 1 and "no photos but the figure of an earlier run" in err
+
+
 def test_unreadable_files_are_reported_and_skipped(run, model, photos, tmp_path):
     mine, good = tmp_path / "mine", (tmp_path / next(iter(photos))).read_bytes()
     (mine / "empty.png").write_bytes(b"")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -60,16 +61,26 @@ def test_flags_override_the_file():
     "space, word",
     [
         ({"layers": ["batchnrom", "relu"]}, "no layer is called 'batchnrom'"),
-        ({"layers": ["tanh", "relu"]}, "hidden has no effect together with layers"),
-        ({"layers": ["tanh"]}, "hidden has no effect together with layers"),
         ({"rotate": [5, 10]}, "rotate has no effect without augment"),
         ({"rotate": [5]}, "rotate has no effect without augment"),
         ({"epochs": [1, 2]}, "epochs cannot be searched"),
+        ({"layers": ["dense 8, relu", "dense 4, relu"], "hidden": [8]}, "hidden has no effect together with layers"),
+        ({"hidden": {"low": -math.inf, "high": 5, "scale": "linear"}}, "a range needs"),
     ],
 )
 def test_an_invalid_space_is_refused(space, word):
     with pytest.raises(ConfigError, match=word):
         SearchConfig.read(SEARCH, {}, space)
+
+
+def test_layers_replace_the_files_hidden():
+    config = SearchConfig.read(SEARCH, {}, {"layers": ["dense 8, relu", "dense 4, relu"]})
+    assert "layers" in config.space and "hidden" not in config.space
+
+
+def test_samples_of_ranges_need_no_grid(monkeypatch):
+    monkeypatch.setattr(itertools, "product", None)  # of many ranges it would not fit into memory
+    assert len(SearchConfig(trials=3, space=dimensions(lr={"low": 0.01, "high": 0.1})).candidates()) == 3
 
 
 @pytest.mark.parametrize("method", ["grid", "coordinate"])
@@ -85,6 +96,8 @@ def test_trials_without_effect_are_refused(method):
         ("base = 1", "unknown key 'base'"),
         ("recipe = 1", r"a table, \[recipe\]"),
         ("[recipe]\nrotate = 9", "rotate has no effect"),
+        ("[recipe]\nrepeat = 4", "repeat has no effect in a search"),
+        ("[recipe]\nlr = 0.5\n[space]\nlr = [0.1, 0.2]", r"lr is in \[recipe\] and in \[space\]"),
     ],
 )
 def test_an_invalid_file_is_refused(tmp_path, text, word):

@@ -89,6 +89,11 @@ def test_the_axis_has_at_most_nine_round_errors(low, high, ticks):
     assert errors == pytest.approx(ticks) and labels == [f"{100 - tick:g}" for tick in ticks]
 
 
+def test_an_axis_without_round_errors_has_its_ends():
+    errors, labels = _error_ticks(0.81, 0.99)
+    assert list(errors) == [0.81, 0.99] and labels == ["99.19", "99.01"]
+
+
 def test_figures_have_no_title_by_default():
     scores = [0.9, 0.98, 0.97, 0.95], [4] * 4
     figures = heatmaps(BINS, *scores), marginals(BINS, *scores), learning_curves({1: {"a": [0.9]}}, "a")

@@ -30,6 +30,11 @@ def test_samples_and_bins_of_a_range_are_even_on_its_scale():
     assert [rotate.bin_of(x) for x in (10, 19, 21, 29, 31, 40)] == [0, 0, 1, 1, 2, 2]
 
 
+def test_bins_have_different_labels():
+    momentum = Dimension.read("momentum", {"low": 0.99, "high": 0.999, "scale": "linear"})
+    assert momentum.bin_labels == ["0.991", "0.993", "0.994", "0.996", "0.998"]
+
+
 def test_samples_and_bins_of_a_list():
     hidden = Dimension.read("hidden", [64, [256, 128]])
     rng = np.random.default_rng(1)

@@ -164,7 +164,7 @@ def test_training_images_are_no_test(run, model, archive, digits):
 
 def test_a_model_of_an_unnamed_dataset(run, model, archive):
     """Does not pass for one of MNIST."""
-    model.metadata = {}
+    model.metadata = {"data": ["no", "text"]}
     model.save(PATH)
     code, _, err = run("test", "--model", PATH)
     assert code == 1 and err.count("\n") == 1 and "an unnamed dataset: give the test images with --dataset PATH" in err

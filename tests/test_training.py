@@ -86,6 +86,8 @@ def test_the_pictures_show_start_first_epoch_and_end(train, monkeypatch, tmp_pat
 
 
 def test_a_network_on_pictures_has_pictures_of_its_own(train, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "pca.png").touch()  # of an earlier network
     assert train("--epochs", 1, "--out", "m.npz", *CNN)[0] == 0
     written = {p.name for p in (tmp_path / "m").iterdir()}
     assert written == {"history.csv", "curves.png", "weights.png", "features.png", "augment.png", "histograms.png"}
