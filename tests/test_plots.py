@@ -257,7 +257,7 @@ def test_a_model_beside_the_seeds_is_not_one_of_them(run, histories, monkeypatch
 def test_any_folder_name_is_in_the_legend():
     figure = plots.comparison({"_hidden": [HISTORY], r"x$\frac$": [VALIDATED]})
     assert [text.get_text() for text in figure.legends[0].texts] == ["_hidden", r"x$\frac$"]
-    figure.canvas.draw()
+    figure.draw_without_rendering()
 
 
 def test_many_configs_have_colors_of_their_own():
