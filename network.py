@@ -98,13 +98,11 @@ def epoch_windows(
     """For each window of an epoch out of `total`: an array of images, the order to take them in, their labels."""
     rng = spawn_rng(seed, AUGMENTATION, epoch)
     for order in shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)):
-        source, targets = np.asarray(images), labels[order]
-        if augment:
+        source, targets = images, labels[order]
+        if augment or not isinstance(images, np.ndarray):
             rows = np.sort(order)
-            source, order = augment(source[rows], rng, epoch / total), np.searchsorted(rows, order)
-        elif window < len(images):  # touch some images of each block: so the file is read here, from start to end
-            source.reshape(-1).take(source[0].size * np.sort(order[::16]))
-        yield source, order, targets
+            source, order = images.take(rows, axis=0), np.searchsorted(rows, order)
+        yield augment(source, rng, epoch / total) if augment else source, order, targets
 
 
 def split_batches(windows: Iterable[tuple], batch_size: int) -> Iterator[tuple]:
@@ -352,9 +350,9 @@ class Network:
                 if augment or not validation:  # a random subset, because data may be sorted by class
                     order = next(shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)))
                 if augment:
-                    self.update_bn_stats(np.asarray(images)[order[:BN_STATS_IMAGES]])
+                    self.update_bn_stats(images.take(order[:BN_STATS_IMAGES], axis=0))
                 # evaluate once more: the last step itself may have diverged
-                scores = self.evaluate(*(validation or (a[order[:batch_size]] for a in (np.asarray(images), labels))))
+                scores = self.evaluate(*(validation or (a.take(order[:batch_size], axis=0) for a in (images, labels))))
             for value, limit in (loss, MAX_LOSS), (scores["loss"], MAX_LOSS if validation else MAX_BATCH_LOSS):
                 if not value < limit:  # NaN fails this comparison too
                     raise DivergenceError(f"the loss reached {value:.4g} in epoch {epoch + 1}: lower lr")

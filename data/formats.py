@@ -41,8 +41,8 @@ Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # "train" and "test": images 
 class ImageFile:
     """Images (N, height, width) in a file that is too large for memory. It has the length and slices of an array.
 
-    np.asarray maps the images into memory. What is read of them stays there as long as that array: so take a slice, use
-    it, and drop it.
+    np.asarray maps the images into memory. What is read of them stays there as long as that array, and so may much of
+    the file beside it: so take a slice, use it, and drop it. Images from many places are read with `take`.
     """
 
     path: Path
@@ -60,17 +60,33 @@ class ImageFile:
         offset = self.offset + rows.start * math.prod(self.shape[1:])
         return replace(self, shape=(len(rows), *self.shape[1:]), offset=offset)
 
+    def take(self, rows: np.ndarray, axis: int = 0) -> np.ndarray:
+        """The images with these numbers, as an array: read, not mapped; consecutive ones together."""
+        result = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        size, starts = math.prod(self.shape[1:]), np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        with self.path.open("rb", buffering=0) as file:
+            for start, end in itertools.pairwise([*starts.tolist(), len(rows)]):  # of consecutive images
+                file.seek(self.offset + int(rows[start]) * size)
+                if file.readinto(result[start:end].data.cast("B")) != (end - start) * size:
+                    raise shorter(self.path)
+        return result
+
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         try:
             return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
         except ValueError:  # it would be longer than the file
-            raise DataError(f"{self.path} has become shorter while it was in use: write it again") from None
+            raise shorter(self.path) from None
 
 
 class DataError(ValueError):
     """Data that are missing or cannot be used; the message names the file and the remedy."""
 
     exit_code = 1
+
+
+def shorter(path: Path) -> DataError:
+    """The error for a file that does not hold what it held before."""
+    return DataError(f"{path} has become shorter while it was in use: write it again")
 
 
 def no_progress(items: Iterable, text: str) -> Iterable:
