@@ -98,7 +98,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def find_files(paths: list[Path], figure: Path | None) -> dict[Path, str]:
-    """All photos at these paths, as in `find_photos`, without the figure of an earlier run."""
+    """All photos at these paths, as in `find_photos`, without the figure of an earlier run; if none is left, errors."""
     with cli.progress(text="looking for photos", unit=" files") as bar:
         found = (item for path in paths for item in find_photos(path, bar.update))
         files = {f: error for f, error in found if not figure or os.path.realpath(f) != os.path.realpath(figure)}

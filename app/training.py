@@ -23,7 +23,7 @@ from nn.layers import Dense
 
 MAX_CHECKPOINT_TEXT = 2**26  # bytes of a checkpoint's description; an epoch takes about 200, so 300,000 epochs
 BUSY, WATCHED_SECONDS, WATCHED_STEPS = 0.75, 1.0, 30  # see `watch_load`
-FIGURES = set("curves histograms weights pca features augment".split())
+FIGURES = set("curves histograms weights pca features augment".split())  # that `save_figures` may draw
 SHOWN_IMAGES = 6  # in the figures of feature maps and augmented images
 COLUMNS = {  # of the table: title and format of each key of a record
     "epoch": ("epoch", "d"),

@@ -78,6 +78,7 @@ class SearchConfig:
         recipe |= {name: dimension.values[0] for name, dimension in read.items() if len(dimension.values) == 1}
         space = {name: dimension for name, dimension in read.items() if len(dimension.values) > 1}
         result = cls(**search, recipe=Config(**recipe), space=space)
+        # if some of the layers to try are "", hidden has an effect in these trials
         layers = min(space["layers"].values) if "layers" in space else result.recipe.layers
         replace(result.recipe, layers=layers).reject_ignored([*overrides, *dimensions])
         if overrides.get("trials") and result.method in ("grid", "coordinate"):

@@ -90,8 +90,11 @@ class Dimension:
             return [format_value(value) for value in self.values]
         bins = len(self.values)
         middles = [self.value_at((i + 0.5) / bins) for i in range(bins)]
-        labels = ([format_value(middle, digits) for middle in middles] for digits in range(2, 7))
-        return next(row for row in labels if len(set(row)) == len(set(map(str, middles))))
+        for digits in range(2, 7):  # as few as tell them apart
+            labels = [format_value(middle, digits) for middle in middles]
+            if len(set(labels)) == len(set(map(str, middles))):
+                break
+        return labels
 
     def bin_of(self, value: Any) -> int:
         """The index of the bin that a value belongs to."""

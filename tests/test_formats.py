@@ -140,6 +140,8 @@ def test_slices_of_an_image_file(tmp_path, digits, image_file):
             not len(x[part]) or (np.asarray(image_file[part]) == x[part]).all()
         )
     assert (np.asarray(image_file[100:][20:30]) == x[120:130]).all()
+    for rows in [5, 6, 7, 300], [9, 3, 4, 4], []:
+        assert (image_file[100:].take(np.array(rows, int)) == x[100:][rows]).all()
     assert not np.asarray(image_file).flags.writeable
 
 
@@ -147,6 +149,8 @@ def test_an_image_file_that_is_cut_short(tmp_path, digits, image_file, monkeypat
     os.truncate(image_file.path, 10_000)
     with pytest.raises(DataError, match="has become shorter"):
         np.asarray(image_file)
+    with pytest.raises(DataError, match="has become shorter"):
+        image_file.take(np.array([0, 1, 400]))
     monkeypatch.setattr(formats, "MAX_BYTES", 9000)
     with pytest.raises(DataError, match="cut short or damaged"):
         formats.read_idx(image_file.path)

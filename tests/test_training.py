@@ -187,9 +187,8 @@ def test_ctrl_c_before_the_first_epoch(run, archive, monkeypatch, tmp_path):
 
 
 def test_a_network_too_large_for_its_checkpoint_is_not_trained(run, archive, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        storage, "MAX_BYTES", 2 * 4 * 7850
-    )  # twice the parameters of softmax regression; its checkpoint: 4 times
+    # room for twice the parameters of softmax regression; its checkpoint has nearly four times as many
+    monkeypatch.setattr(storage, "MAX_BYTES", 2 * 4 * 7850)
     monkeypatch.setattr(Network, "fit", None)
     code, _, err = run("train", *fast("--dataset", archive, "--out", "m.npz"))
     assert code == 1 and "checkpoint.npz would be larger than" in err and not (tmp_path / "m.npz").exists()
