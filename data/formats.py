@@ -60,14 +60,15 @@ class ImageFile:
         offset = self.offset + rows.start * math.prod(self.shape[1:])
         return replace(self, shape=(len(rows), *self.shape[1:]), offset=offset)
 
-    def take(self, rows: np.ndarray, axis: int = 0) -> np.ndarray:
-        """The images with these numbers, as an array: read, not mapped; consecutive ones together."""
-        result = np.empty((len(rows), *self.shape[1:]), np.uint8)
+    def take(self, rows: np.ndarray, axis: int = 0, out: np.ndarray | None = None) -> np.ndarray:
+        """The images with these numbers, as an array, or in `out`: read, not mapped; consecutive ones together."""
+        result = np.empty((len(rows), *self.shape[1:]), np.uint8) if out is None else out
+        content = result.reshape(-1).data
         size, starts = math.prod(self.shape[1:]), np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         with self.path.open("rb", buffering=0) as file:
             for start, end in itertools.pairwise([*starts.tolist(), len(rows)]):  # of consecutive images
                 file.seek(self.offset + int(rows[start]) * size)
-                if file.readinto(result[start:end].data.cast("B")) != (end - start) * size:
+                if file.readinto(content[start * size : end * size]) != (end - start) * size:
                     raise shorter(self.path)
         return result
 

@@ -261,17 +261,21 @@ def test_every_image_is_used_once_an_epoch(digits, batch_size, monkeypatch):
 
 def test_shuffled_is_a_permutation_of_blocks_and_windows(monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 10)
-    (alone,) = module.shuffled(57, 57, np.random.default_rng(1))
-    assert (alone == np.random.default_rng(1).permutation(57)).all()
-    windows, again = (list(module.shuffled(1003, 200, np.random.default_rng(1))) for _ in range(2))
+    ((rows, order),) = module.shuffled(57, 57, np.random.default_rng(1))
+    assert (rows == np.arange(57)).all() and (order == np.random.default_rng(1).permutation(57)).all()
+    pairs = list(module.shuffled(1003, 200, np.random.default_rng(1)))
+    assert all((np.diff(rows) > 0).all() for rows, _ in pairs), "read in the order of the file"
+    windows, again = (
+        [rows[order] for rows, order in module.shuffled(1003, 200, np.random.default_rng(1))] for _ in "ab"
+    )
     assert [len(window) for window in windows] == [200] * 5 + [3]
     assert sorted(np.concatenate(windows)) == list(range(1003))
     assert all((a == b).all() for a, b in zip(windows, again, strict=True))
     for window in windows[:5]:
         assert len(set(window // 10)) <= 22, "few parts of the file"
         assert np.ptp(window) > 500 and (np.diff(window) == 1).mean() < 0.05, "from all of it, and mixed"
-    other = next(module.shuffled(1003, 200, np.random.default_rng(2)))
-    assert (other != windows[0]).any()
+    rows, order = next(module.shuffled(1003, 200, np.random.default_rng(2)))
+    assert (rows[order] != windows[0]).any()
 
 
 @pytest.mark.parametrize("augment", [None, Distortion(5)])
