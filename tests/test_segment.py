@@ -222,6 +222,17 @@ def test_the_number_of_each_pixel():
 
 
 @pytest.mark.parametrize(
+    "right, bar, ink, count",
+    [(140, (100, 155), 0.4, 1), (140, (100, 155), 0.2, 2), (200, (100, 215), 0.4, 2), (140, (0, 400), 0.4, 2)],
+)
+def test_faint_ink_joins_near_parts_unless_it_touches_the_border(right, bar, ink, count):
+    gray = np.zeros((200, 400), np.float32)
+    gray[95:105, slice(*bar)] = ink
+    gray[50:150, 100:115] = gray[50:150, right : right + 15] = 1
+    assert len(segment.label_digits(gray, 0.5)[1]) == count
+
+
+@pytest.mark.parametrize(
     "shape, size",
     [((150, 200), 400), ((600, 300), 600), ((1600, 2500), 1250), ((100, 4000), 2500)],
 )
