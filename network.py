@@ -43,7 +43,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "inverse": lambda t: 1 / (1 + 9 * t),
     "linear": lambda t: 1 - t,
     "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
-    "plateau": lambda t: 1.0,  # but halved after every drop of the validation accuracy: see `count_accuracy_drops`
+    "plateau": lambda t: 1.0,  # but `fit` halves it after every drop of the validation accuracy
 }
 """Factor of the learning rate as a function of the progress t, from 0 (first step) towards 1 (end of training)."""
 
@@ -57,12 +57,6 @@ class DivergenceError(ArithmeticError):
 def spawn_rng(seed: int, *purpose: int) -> np.random.Generator:
     """An independent generator for each purpose of one seed, so that using one does not change the others."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))
-
-
-def count_accuracy_drops(history: Iterable[dict]) -> int:
-    """How often the validation accuracy fell from one epoch to the next."""
-    accuracies = [record["validation_accuracy"] for record in history]
-    return sum(b < a for a, b in itertools.pairwise(accuracies))
 
 
 def pixel_mean_std(images: np.ndarray) -> tuple[float, float]:
@@ -341,7 +335,10 @@ class Network:
         )
         for epoch in remaining:
             started = time.perf_counter()
-            epoch_lr = lr * 0.5 ** count_accuracy_drops(history) if schedule == "plateau" else lr
+            epoch_lr = lr
+            if schedule == "plateau":
+                accuracies = [record["validation_accuracy"] for record in history]
+                epoch_lr *= 0.5 ** sum(b < a for a, b in itertools.pairwise(accuracies))
             rates = [epoch_lr * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
             batches = split_batches(itertools.islice(windows, math.ceil(len(images) / window)), batch_size)
             step_settings = momentum, weight_decay, nesterov, label_smoothing
