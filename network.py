@@ -447,9 +447,9 @@ class Network:
 
     # --- model file ---------------------------------------------------------------------------------------------------
 
-    def description(self) -> dict:
-        """The JSON description in the model file: everything but the arrays."""
-        return {
+    def save(self, path: Path) -> None:
+        """Write the network to one .npz file, atomically: a description in JSON, and the arrays."""
+        description = {
             "format": FORMAT,
             "layers": [[type(layer).__name__, layer.config()] for layer in self.layers],
             "input": {"shape": list(self.input_shape), "mean": self.mean, "deviation": self.std},
@@ -459,10 +459,7 @@ class Network:
             "about": json.loads(json.dumps(self.metadata)),  # as `load` will read it: keys are text
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
         }
-
-    def save(self, path: Path) -> None:
-        """Write the network to one .npz file, atomically."""
-        storage.write(path, self.description(), self.arrays())
+        storage.write(path, description, self.arrays())
 
     @classmethod
     def load(cls, path: Path) -> "Network":
