@@ -178,8 +178,10 @@ class BatchNorm(Layer):
         if training:
             variance = _sum(xhat, xhat) / self.count
             if self.count > 1:  # a single value has no variance
-                self._update_running("running_mean", mean)
-                self._update_running("running_variance", variance * (self.count / (self.count - 1)))
+                unbiased = variance * (self.count / (self.count - 1))
+                for name, value in ("running_mean", mean), ("running_variance", unbiased):
+                    self.state[name] *= 1 - self.running_update
+                    self.state[name] += self.running_update * value
         self.inv_std = 1 / np.sqrt(variance + x.dtype.type(self.eps))
         xhat *= self.inv_std[:, None]
         y = np.multiply(xhat, self.params["gamma"][:, None], out=self.buffer("y", x.shape, x.dtype))
@@ -201,10 +203,6 @@ class BatchNorm(Layer):
             np.copyto(dx, dy)
         dx *= (self.params["gamma"] * self.inv_std)[:, None]
         return dx.reshape(shape)
-
-    def _update_running(self, name: str, value: np.ndarray) -> None:
-        self.state[name] *= 1 - self.running_update
-        self.state[name] += self.running_update * value
 
 
 def _sum(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
