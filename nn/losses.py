@@ -46,21 +46,19 @@ class CrossEntropy(Loss):
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Softmax over the classes: (C, N) -> (C, N)."""
-        return self._softmax(logits)[0]
+        highest = np.maximum.reduce(logits, axis=0)
+        self.shifted = np.subtract(logits, highest, out=self.buffer("shifted", logits.shape, logits.dtype))
+        p = np.exp(self.shifted, out=self.buffer("p", logits.shape, logits.dtype))
+        self.total = np.add.reduce(p, axis=0)
+        p /= self.total
+        return p
 
     def forward(self, logits: np.ndarray, labels: np.ndarray) -> float:
         """The mean loss of a batch: logits (C, N), integer labels (N,)."""
-        self.y, log_sum, shifted = self._softmax(logits)
-        self.label_index = labels, np.arange(len(labels))
-        return float(np.add.reduce(log_sum - shifted[self.label_index])) / len(labels)
-
-    def _softmax(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        highest = np.maximum.reduce(logits, axis=0)
-        shifted = np.subtract(logits, highest, out=self.buffer("shifted", logits.shape, logits.dtype))
-        p = np.exp(shifted, out=self.buffer("p", logits.shape, logits.dtype))
-        total = np.add.reduce(p, axis=0)
-        p /= total
-        return p, np.log(total), shifted
+        self.y, self.label_index = self.probabilities(logits), (labels, np.arange(len(labels)))
+        # -log p[label]; not from p, which may be 0
+        losses = np.log(self.total) - self.shifted[self.label_index]
+        return float(np.add.reduce(losses)) / len(labels)
 
 
 class MeanSquaredError(Loss):
