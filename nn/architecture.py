@@ -16,8 +16,7 @@ LAYER_SYNTAX = {  # word in a specification: the class, and the names of its req
     "batchnorm": (BatchNorm,),
     **{name: (layer,) for name, layer in ACTIVATIONS.items()},
 }
-CLASSES = [Flatten, *(kind for kind, *_ in LAYER_SYNTAX.values())]
-LAYERS = {kind.__name__: kind for kind in CLASSES}  # names in model files
+LAYERS = {kind.__name__: kind for kind in [Flatten, *(kind for kind, *_ in LAYER_SYNTAX.values())]}  # in model files
 
 
 def mlp(hidden: Iterable[int], activation: str = "relu", init: str = "he", classes: int = 10) -> list[Layer]:
@@ -43,7 +42,7 @@ def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
         options = [name for name in signature(kind).parameters if name not in (*names, "init")]
         first, more = values[: len(names)], values[len(names) :]
         keys = [*names, *more[::2]]
-        if len(first) < len(names) or len(more) % 2 or len({*keys, "init"}) <= len(keys):
+        if len(first) < len(names) or len(more) % 2 or len({*keys}) < len(keys):
             form = " ".join([word, *map(str.upper, names)])
             raise ValueError(f"{part.strip()!r}: expected {form} [OPTION VALUE ...]")
         if unknown := [key for key in more[::2] if key not in options]:
@@ -52,19 +51,12 @@ def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
         if kind is Dense and input_shape(stack) != (784,) and not any(isinstance(layer, Flatten) for layer in stack):
             stack.append(Flatten())
         try:
-            settings = dict(zip(keys, map(number, [*first, *more[1::2]]), strict=True))
+            numbers = [int(v) if v.lstrip("-").isdecimal() else float(v) for v in [*first, *more[1::2]]]
+            settings = dict(zip(keys, numbers, strict=True))
             stack.append(kind(**settings, **({"init": init} if "init" in signature(kind).parameters else {})))
         except ValueError as error:
             raise ValueError(f"{part.strip()!r}: {error}") from None
     return stack
-
-
-def number(text: str) -> int | float:
-    """An int if possible, else a float."""
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
 
 
 def input_shape(layers: list[Layer]) -> tuple[int, ...]:
