@@ -68,6 +68,8 @@ def connect(layers: list[Layer], shape: tuple[int, ...]) -> int:
     """Connect each layer to the output shape of the one before; returns the number of classes. ValueError."""
     for i, layer in enumerate(layers):
         try:
+            if layer.takes_images and len(shape) != 3:
+                raise ValueError(f"takes images, not inputs of shape {shape}")
             shape = layer.connect(shape)
         except ValueError as error:
             raise ValueError(f"layer {i}, {layer}, {error}") from None

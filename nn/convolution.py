@@ -37,8 +37,6 @@ class Conv2D(Layer):
         self.init = init
 
     def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if len(shape) != 3:
-            raise ValueError(f"takes images, not inputs of shape {shape}")
         rows, channels, columns = shape
         check_int(1, 1000, rows=rows, columns=columns)  # a model file may say anything
         extent = self.dilation * (self.size - 1) + 1
@@ -149,8 +147,6 @@ class MaxPool2D(Layer):
         check_int(1, 1000, size=self.size, stride=self.stride)
 
     def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if len(shape) != 3:
-            raise ValueError(f"takes images, not inputs of shape {shape}")
         if min(shape[0], shape[2]) < self.size:
             raise ValueError(f"covers {self.size} x {self.size} pixels, but its input has {shape[0]} x {shape[2]}")
         self.out_height, self.out_width = ((pixels - self.size) // self.stride + 1 for pixels in (shape[0], shape[2]))

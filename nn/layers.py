@@ -57,7 +57,7 @@ class Layer:
     """
 
     weight_decayed: tuple[str, ...] = ()  # names of the parameters with L2
-    takes_images = False  # True if the input must be images (H, C, W, N)
+    takes_images = False  # True if the input must be images (H, C, W, N): `architecture.connect` checks it
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}

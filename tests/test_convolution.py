@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from nn.architecture import connect
 from nn.convolution import Conv2D, MaxPool2D
 
 from .test_layers import ready
@@ -85,4 +86,4 @@ def test_initialise_sets_the_bias_to_zero():
 @pytest.mark.parametrize("layer", [Conv2D(1, 1), MaxPool2D(1)])
 def test_vectors_are_refused(layer):
     with pytest.raises(ValueError, match=r"takes images, not inputs of shape \(784,\)"):
-        layer.connect((784,))
+        connect([layer], (784,))
