@@ -63,8 +63,10 @@ class Conv2D(Layer):
         rows, channels, columns, n = self.shape = x.shape
         k, p = self.size, self.padding
         if p:
-            x, unpadded = self._zeros("padded", (rows + 2 * p, channels, columns + 2 * p, n), x.dtype), x
-            x[p:-p, :, p:-p] = unpadded
+            padded = self.buffer("padded", (rows + 2 * p, channels, columns + 2 * p, n), x.dtype)
+            padded.fill(0)
+            padded[p:-p, :, p:-p] = x
+            x = padded
         x = self._group_rows("grouped x", x, self.dilation)
         im2col = self.buffer("im2col", (*x.shape[:3], k, self.out_width, n), x.dtype)
         for j, columns_of_j in enumerate(self.columns):
@@ -101,7 +103,8 @@ class Conv2D(Layer):
         # (filters, k, channels, k) -> (channels, k columns, k rows in reverse order, filters)
         kernel = np.ascontiguousarray(self.params["W"][:, ::-1].transpose(2, 3, 1, 0)).reshape(channels * k, k, -1)
         dim2col = self.buffer("dim2col", (channels, k, self.out_width, n), dy.dtype)
-        dx = self._zeros("dx", (rows, channels, columns + 2 * p, n), dy.dtype)
+        dx = self.buffer("dx", (rows, channels, columns + 2 * p, n), dy.dtype)
+        dx.fill(0)
         for dx_row, taps in zip(dx, self.taps[p : p + rows], strict=True):
             if taps:
                 (first_h, first_i), (_, last_i) = taps[0], taps[-1]
@@ -110,11 +113,6 @@ class Conv2D(Layer):
                 for j, columns_of_j in enumerate(self.columns):
                     dx_row[:, columns_of_j] += dim2col[:, j]
         return dx[:, :, p : p + columns]
-
-    def _zeros(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        result = self.buffer(name, shape, dtype)
-        result.fill(0)
-        return result
 
     def _group_rows(self, name: str, rows: np.ndarray, d: int) -> np.ndarray:
         """(H, ...) -> (d, ceil(H / d), ...): rows that are d apart become neighbours, row r is at [r % d, r // d]."""
