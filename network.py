@@ -236,14 +236,16 @@ class Network:
         return x.reshape(*self.input_shape, len(batch))
 
     def validate_images(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-        """ValueError unless these are images, each with a class if there are labels."""
+        """ValueError unless these are images; with labels, unless there is at least one, and each has a class."""
         if images.dtype != np.uint8 or images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(self.input_shape):
             raise ValueError(f"images must be uint8, (N, 28, 28), not {images.dtype}, {images.shape}")
         if labels is None:
             return
         if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
             raise ValueError(f"labels must be integers, ({len(images)},), not {labels.dtype}, {labels.shape}")
-        if len(labels) and not 0 <= labels.min() <= labels.max() < self.classes:
+        if not len(images):
+            raise ValueError("there are no images to train on or to evaluate")
+        if not 0 <= labels.min() <= labels.max() < self.classes:
             raise ValueError(f"labels must lie in 0 to {self.classes - 1}, not {labels.min()} to {labels.max()}")
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
@@ -319,8 +321,6 @@ class Network:
         history = list(history or [])
         for pair in [(images, labels), validation] if validation is not None else [(images, labels)]:
             self.validate_images(*pair)
-            if not len(pair[0]):
-                raise ValueError("cannot train: there are no training images, or no validation images")
         check_choice(SCHEDULES, schedule=schedule)
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
@@ -437,8 +437,6 @@ class Network:
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """The mean loss, without the L2 term, and the accuracy: {"loss", "accuracy"}. ValueError without images."""
         self.validate_images(images, labels)
-        if not len(images):
-            raise ValueError("cannot evaluate: there are no images")
         loss, correct = 0.0, 0
         for batch, logits in self.logits(images):
             loss += self.loss.forward(logits, labels[batch]) * logits.shape[1]

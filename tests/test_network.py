@@ -590,7 +590,7 @@ def test_an_unknown_schedule_is_refused(digits):
 def test_nothing_to_evaluate_is_an_error(digits):
     (x, y), _ = digits
     for training, validation in ((x[:0], y[:0]), None), ((x, y), (x[:0], y[:0])):
-        with pytest.raises(ValueError, match="there are no training images, or no validation images"):
+        with pytest.raises(ValueError, match="there are no images"):
             next(Network(mlp([])).fit(*training, validation))
     with pytest.raises(ValueError, match="there are no images"):
         Network(mlp([])).evaluate(x[:0], y[:0])
