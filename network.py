@@ -463,11 +463,9 @@ class Network:
     def load(cls, path: Path) -> "Network":
         """The network in a file that `save` wrote. StorageError if it is missing, damaged or not a model."""
         description, arrays = storage.read(path, "model")
-        if description.get("format") != FORMAT:
-            raise storage.StorageError(
-                f"{path} has format {description.get('format')}, this program reads {FORMAT}: train it again"
-            )
         try:
+            if description["format"] != FORMAT:
+                raise ValueError(f"its format is {description['format']}, not {FORMAT}")
             layers = [LAYERS[name](**config) for name, config in description["layers"]]
             shape, dtype = tuple(description["input"]["shape"]), description["dtype"]
             if not layers or not shape or dtype not in ("float32", "float64"):
@@ -485,10 +483,8 @@ class Network:
             network.std = float(description["input"]["deviation"])
             network.label_smoothing = float(description.get("label_smoothing", 0))  # older files have none
             network.metadata = dict(description["about"])
-            if not network.std > 0:
-                raise ValueError("the std of its pixels is not above 0")
-            if not 0 <= network.label_smoothing < 1:
-                raise ValueError("its label smoothing is not in [0, 1)")
+            if not (network.std > 0 and 0 <= network.label_smoothing < 1):
+                raise ValueError("the std of its pixels is not above 0, or its label smoothing is not in [0, 1)")
             with np.errstate(all="ignore"):  # what overflows, such as a mean of 1e39 in float32, is refused below
                 mean, std, scale = np.array([network.mean, network.std, 1 / network.std]).astype(dtype)
                 black, white = (0 - mean) * scale, (255 - mean) * scale  # as `standardize` makes them
