@@ -183,12 +183,8 @@ class Network:
 
     @property
     def velocity(self) -> np.ndarray:
-        """The velocity v of every parameter, in one vector (with padding); assign to resume a run."""
+        """The velocity v of every parameter, in one vector (with padding). A view, valid until the next update."""
         return self.memory.velocity
-
-    @velocity.setter
-    def velocity(self, value: np.ndarray | float) -> None:
-        self.memory.velocity[:] = value
 
     @property
     def parameter_count(self) -> int:
@@ -311,7 +307,7 @@ class Network:
             augment                   makes an augmented copy of images, a new one for each epoch
             seed                      of the order of the images and of `augment`
             history                   records of an earlier `fit` with the same arguments, to resume after its last
-                                      epoch; restore the parameters and the `velocity` first
+                                      epoch; restore all `arrays` and the `velocity` first
             progress                  wraps the steps of an epoch, for a progress bar
 
         A record has epoch, lr (of its first step), train_loss and train_accuracy (running means, without L2 and
@@ -326,7 +322,7 @@ class Network:
             raise ValueError("the plateau schedule needs a validation set")
         self.prepare(images, standardize, label_smoothing)
         if not history:
-            self.velocity = 0
+            self.velocity[:] = 0
         steps = math.ceil(len(images) / batch_size)
         window = len(images) if isinstance(images, np.ndarray) else max(1, WINDOW // batch_size) * batch_size
         remaining = range(len(history), epochs)

@@ -74,7 +74,7 @@ class Run:
         except ValueError as error:
             reason = f"{path} is damaged or not a checkpoint of this program ({error}): remove it"
             raise storage.StorageError(reason) from None
-        network.velocity = arrays.pop("velocity")
+        network.velocity[:] = arrays.pop("velocity")
         for name, a in arrays.items():
             group, _, name = name.partition(".")
             groups[group][name] = a

@@ -144,7 +144,7 @@ def test_a_convolutional_network_learns_resumes_and_is_saved(digits, tmp_path):
     assert {"1.running_mean", "1.running_variance", "6.running_mean"} <= set(state)
     other = small_cnn(seed=9)
     other.restore(state)
-    other.velocity = velocity
+    other.velocity[:] = velocity
     records(other, digits, history=done, **settings)
     assert all((other.snapshot()[name] == a).all() for name, a in whole.snapshot().items())
     whole.save(tmp_path / "m.npz")
@@ -308,7 +308,7 @@ def test_a_large_file_is_trained_in_windows_and_resumed(digits, image_file, larg
     first, second = small(), small(seed=9)
     history = [next(first.fit(*data[0], data[1], **settings))]
     second.restore(first.snapshot())
-    second.velocity = first.velocity.copy()
+    second.velocity[:] = first.velocity.copy()
     history += records(second, data, **settings, history=history)
     assert (flat(second) == flat(whole)).all() and expected[-1]["validation_accuracy"] > 0.4
     assert [r["train_loss"] for r in history] == [r["train_loss"] for r in expected]
@@ -449,7 +449,7 @@ def test_each_seed_does_its_own(digits):
 
 def test_every_training_starts_with_zero_velocity(digits):
     first, second = Network(mlp([8])), Network(mlp([8]))
-    second.velocity = 3
+    second.velocity[:] = 3
     assert (second.velocity == 3).all()
     for net in (first, second):
         records(net, digits, epochs=1)
@@ -531,7 +531,7 @@ def test_resumed_equals_uninterrupted(digits, schedule, stop):
     history = list(itertools.islice(first.fit(x, y, validation, **settings), stop))
     second = Network(mlp([8]), seed=99)
     second.restore(first.snapshot())
-    second.velocity = first.velocity.copy()
+    second.velocity[:] = first.velocity.copy()
     history += second.fit(x, y, validation, **settings, history=history)
     assert (flat(second) == flat(whole)).all()
     assert [{**r, "seconds": 0} for r in history] == [{**r, "seconds": 0} for r in expected]
