@@ -19,22 +19,22 @@ LAYER_SYNTAX = {  # word in a specification: the class, and the names of its req
 LAYERS = {kind.__name__: kind for kind in [Flatten, *(kind for kind, *_ in LAYER_SYNTAX.values())]}  # in model files
 
 
-def mlp(hidden: Iterable[int], activation: str = "relu", init: str = "he", classes: int = 10) -> list[Layer]:
+def mlp(hidden: Iterable[int], activation: str = "relu", init: str = "he") -> list[Layer]:
     """The layers of a multi-layer perceptron; without hidden layers it is softmax regression."""
     stack: list[Layer] = []
     for units in hidden:
         stack += [Dense(units, init), ACTIVATIONS[activation]()]
-    return [*stack, Dense(classes, init)]
+    return [*stack, Dense(10, init)]
 
 
-def parse(text: str, init: str = "he", classes: int = 10) -> list[Layer]:
-    """The layers of a specification, plus a dense layer for the classes. ValueError names what is wrong.
+def parse(text: str, init: str = "he") -> list[Layer]:
+    """The layers of a specification, plus a dense layer for the ten digits. ValueError names what is wrong.
 
     Each layer is a word, its numbers, and optional arguments by name: conv 16 5 stride 2. A `Flatten` is inserted
     where images meet a dense layer.
     """
     stack: list[Layer] = []
-    for part in [*text.split(","), f"dense {classes}"]:
+    for part in [*text.split(","), "dense 10"]:
         word, *values = part.split() or [""]
         if word not in LAYER_SYNTAX:
             raise ValueError(f"no layer is called {word!r}; there are {', '.join(LAYER_SYNTAX)}")

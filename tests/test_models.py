@@ -7,6 +7,7 @@ from app import models
 from app.models import confusion_matrix, keep_shipped, load_digit_classifier, model_path
 from network import Network
 from nn.architecture import mlp
+from nn.layers import Dense
 from storage import StorageError
 
 
@@ -66,6 +67,6 @@ def test_confusion_matrix():
 def test_only_digit_classifiers_are_loaded(tmp_path):
     Network(mlp([])).save(tmp_path / "ten.npz")
     assert load_digit_classifier(tmp_path / "ten.npz").classes == 10
-    Network(mlp([], classes=3)).save(tmp_path / "three.npz")
+    Network([Dense(3)]).save(tmp_path / "three.npz")
     with pytest.raises(StorageError, match="ten digits"):
         load_digit_classifier(tmp_path / "three.npz")

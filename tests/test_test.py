@@ -13,6 +13,7 @@ import plots
 from data import synthetic
 from network import Network
 from nn.architecture import mlp
+from nn.layers import Dense
 
 PATH = Path("models/m.npz")
 
@@ -136,7 +137,7 @@ def test_several_models(run, train, archive):
 def test_bad_models(run, tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    Network(mlp([], classes=3)).save(tmp_path / "three.npz")
+    Network([Dense(3)]).save(tmp_path / "three.npz")
     Network(mlp([])).save(tmp_path / "suffix")
     cases = [("none.npz", "no model at"), ("text.npz", "not a model"), ("other.npz", "not a model")]
     for name, message in [*cases, ("three.npz", "ten digits"), ("suffix", "suffix.npz")]:
