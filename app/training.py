@@ -56,24 +56,37 @@ class Run:
     def save(self, path: Path, network: Network) -> None:
         """Write run and network to a checkpoint."""
         description = {"about": self.metadata, "history": self.history}
-        arrays = checkpoint_arrays(network, self.after_epoch_1, self.best)
-        storage.write(path, description, arrays, MAX_CHECKPOINT_TEXT)
+        storage.write(path, description, self.arrays(network), MAX_CHECKPOINT_TEXT)
+
+    def arrays(self, network: Network) -> dict[str, np.ndarray]:
+        """All arrays of a checkpoint, by name: "now.0.W", "first.0.W", "best.0.W", ..., "velocity".
+
+        Before the first epoch ends, the network's own arrays stand in for the others, which have the same shapes.
+        """
+        current = network.arrays()
+        first = self.after_epoch_1 or {name: a for name, a in current.items() if name == "0.W"}
+        groups = {"now": current, "first": first, "best": self.best or current}
+        arrays = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
+        return arrays | {"velocity": network.velocity}
 
     def resume(self, path: Path, network: Network) -> None:
         """Restore run and network from a checkpoint. StorageError, and nothing is changed, if that is impossible."""
         description, arrays = storage.read(path, "checkpoint", MAX_CHECKPOINT_TEXT)
-        about = description.get("about")
-        if isinstance(about, dict) and not same_run(self.metadata, about):
+        if not same_run(self.metadata, description.get("about")):
             raise storage.StorageError(f"{path} belongs to a run with other settings: use those, or remove it")
-        groups = {"now": {}, "first": {}, "best": {}}
+        layout, expected = (
+            {name: (a.shape, a.dtype) for name, a in each.items()} for each in (arrays, self.arrays(network))
+        )
         try:
-            if not isinstance(about, dict):
-                raise ValueError("it has no description of its run")
-            check_arrays(arrays, network)
+            if layout != expected:
+                raise ValueError("its arrays do not match the network")
+            if not all(np.isfinite(a).all() for a in arrays.values()):
+                raise ValueError("not all its values are finite")
             check_history(description.get("history"), self.metadata["recipe"])
         except ValueError as error:
             reason = f"{path} is damaged or not a checkpoint of this program ({error}): remove it"
             raise storage.StorageError(reason) from None
+        groups = {"now": {}, "first": {}, "best": {}}
         network.velocity[:] = arrays.pop("velocity")
         for name, a in arrays.items():
             group, _, name = name.partition(".")
@@ -82,41 +95,15 @@ class Run:
         self.history, self.after_epoch_1, self.best = description["history"], groups["first"], groups["best"]
 
 
-def checkpoint_arrays(network: Network, after_epoch_1: dict, best: dict) -> dict[str, np.ndarray]:
-    """All arrays of a checkpoint, by name: "now.0.W", "first.0.W", "best.0.W", ..., "velocity"."""
-    groups = {"now": network.arrays(), "first": after_epoch_1, "best": best}
-    arrays = {f"{group}.{name}": a for group, members in groups.items() for name, a in members.items()}
-    return arrays | {"velocity": network.velocity}
-
-
-def expected_arrays(network: Network) -> dict[str, np.ndarray]:
-    """Arrays with the names, shapes and types of those in every checkpoint of this network."""
-    current = network.arrays()
-    return checkpoint_arrays(network, {name: a for name, a in current.items() if name == "0.W"}, current)
-
-
-def check_arrays(arrays: dict[str, np.ndarray], network: Network) -> None:
-    """ValueError unless these are the arrays that `Run.save` writes for such a network, with finite values."""
-    expected = expected_arrays(network)
-    layout, wanted = ({name: (a.shape, a.dtype) for name, a in each.items()} for each in (arrays, expected))
-    if layout != wanted:
-        raise ValueError("its arrays do not match the network")
-    if not all(np.isfinite(a).all() for a in arrays.values()):
-        raise ValueError("not all its values are finite")
-
-
 def check_history(history: Any, settings: dict) -> None:
     """ValueError unless this is a record, with finite numbers, for each of the first epochs of such a run."""
     if not isinstance(history, list) or not 1 <= len(history) <= settings["epochs"]:
         raise ValueError("its history is not a list of epochs")
     keys = {key for key in COLUMNS if settings["validation"] or "validation" not in key}
     for epoch, record in enumerate(history, 1):
-        if not isinstance(record, dict) or record.keys() != keys:
-            raise ValueError(f"the record of epoch {epoch} has other keys")
-        if any(not is_finite_number(value) for value in record.values()):
-            raise ValueError(f"the record of epoch {epoch} holds something else than finite numbers")
-        if type(record["epoch"]) is not int or record["epoch"] != epoch:
-            raise ValueError(f"the record of epoch {epoch} has another number")
+        valid = isinstance(record, dict) and record.keys() == keys and all(map(is_finite_number, record.values()))
+        if not valid or type(record["epoch"]) is not int or record["epoch"] != epoch:
+            raise ValueError(f"the record of epoch {epoch} has other keys, or values that cannot be")
 
 
 def is_finite_number(value: Any) -> bool:
@@ -124,9 +111,9 @@ def is_finite_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def same_run(metadata: dict, saved: dict) -> bool:
+def same_run(metadata: dict, saved: Any) -> bool:
     """Whether a model or checkpoint belongs to this run. Settings missing in the file have their defaults."""
-    recipe = saved.get("recipe", {})
+    recipe = saved.get("recipe") if isinstance(saved, dict) else None
     if not isinstance(recipe, dict):
         return False
     return metadata.items() <= (saved | {"recipe": Config().settings() | recipe}).items()
@@ -173,7 +160,7 @@ def train(
         images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
         print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")
         # if one of these is impossible, it should fail now and not after an epoch
-        storage.check_size(checkpoint, expected_arrays(network))
+        storage.check_size(checkpoint, run.arrays(network))
         folder.mkdir(parents=True, exist_ok=True)
         exit_code, stopped = 0, False
         try:
