@@ -27,7 +27,10 @@ COLUMNS = "index predicted real probability probability_of_real".split()  # of t
 def main(argv: list[str] | None = None) -> int:
     """Load the models, read the test images once, print the results of each model, then write its files."""
     arguments = parser().parse_args(argv)
-    networks = load_networks(arguments.model)
+    networks = {path: load_digit_classifier(path) for path in arguments.model}
+    for path in networks:
+        if path.suffix != ".npz":
+            raise storage.StorageError(f"{path} must be renamed to {path.name}.npz: its files go to {path.name}/")
     trained_on = {str(network.metadata.get("dataset", "an unnamed dataset")) for network in networks.values()}
     wanted = arguments.dataset or default_dataset(trained_on)
     images, labels, dataset = data.load(wanted, "test", arguments.data_dir, cli.warn, cli.progress)
@@ -57,15 +60,6 @@ def parser() -> cli.Parser:
     result.add_argument("--dataset", help="auto, mnist, synthetic, or a path (default: the one it was trained on)")
     result.add_data_dir()
     return result
-
-
-def load_networks(paths: list[Path]) -> dict[Path, Network]:
-    """The network in each model file. StorageError, also for a name without .npz, because the folder has that name."""
-    networks = {path: load_digit_classifier(path) for path in paths}
-    for path in networks:
-        if path.suffix != ".npz":
-            raise storage.StorageError(f"{path} must be renamed to {path.name}.npz: its files go to {path.name}/")
-    return networks
 
 
 def default_dataset(trained_on: set[str]) -> str:
@@ -109,19 +103,19 @@ def save_files(folder: Path, suffix: str, dataset: str, images: np.ndarray, labe
 
     matrix, wrong, probabilities = result
     order = np.argsort(-probabilities.max(axis=1), kind="stable")
-    wrong, probabilities = wrong[order], probabilities[order]
-    true, predicted, confidence = labels[wrong], probabilities.argmax(axis=1), probabilities.max(axis=1)
-    columns = wrong, predicted, true, confidence, probabilities[np.arange(len(wrong)), true]
-    cells = ((*row[:3], f"{row[3]:.6f}", f"{row[4]:.6f}") for row in zip(*columns, strict=True))
-    rows = (dict(zip(COLUMNS, row, strict=True)) for row in cells)
+    rows, captions = [], []
+    for index, scores in zip(wrong[order], probabilities[order], strict=True):
+        real, predicted = labels[index], scores.argmax()
+        cells = index, predicted, real, f"{scores[predicted]:.6f}", f"{scores[real]:.6f}"
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
+        captions.append(f"#{index}\ntrue {real}, predicted {predicted}\nconfidence {scores[predicted]:.1%}")
     storage.write_csv(folder / f"mistakes{suffix}.csv", COLUMNS, rows)
     title = f"{folder.name} on {dataset}"
     head = f"{title}: accuracy {np.trace(matrix) / len(labels):.4f} ({len(labels):,} images)"
     plots.save(plots.confusion(matrix, head), folder / f"confusion{suffix}.png")
-    shown = list(zip(*(column[:SHOWN] for column in columns), strict=True))
-    captions = [f"#{i}\ntrue {t}, predicted {p}\nconfidence {c:.1%}" for i, p, t, c, _ in shown]
+    shown, captions = np.asarray(images)[wrong[order[:SHOWN]]], captions[:SHOWN]
     head = f"{title}: misclassified images, {len(shown)} of {len(wrong)}, highest confidence first"
-    plots.save(plots.gallery(np.asarray(images)[wrong[:SHOWN]], captions, head), folder / f"mistakes{suffix}.png")
+    plots.save(plots.gallery(shown, captions, head), folder / f"mistakes{suffix}.png")
 
 
 if __name__ == "__main__":
