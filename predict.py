@@ -92,8 +92,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
             parser().error(f"{path} must end in {suffix}")
         if path and path.exists() and not (path.is_file() and OWN_HEADERS[suffix] in path.read_bytes()[:1000]):
             parser().error(f"{path} exists and is not from an earlier run: choose another name")
-        if path and os.path.realpath(path) in map(os.path.realpath, arguments.paths):
-            parser().error(f"{path} cannot be both input and output")
     return arguments
 
 
@@ -111,12 +109,8 @@ def find_photos(path: Path, count: Callable[[int], object]) -> Iterator[tuple[Pa
     A path that is not a folder is a photo. In a folder and its subfolders, everything with an image suffix is one,
     even a folder, so that it is reported and not ignored. `count` is called with the number of files in each folder.
     """
-    try:
-        if not path.is_dir():
-            yield path, ""
-            return
-    except OSError as error:
-        yield path, f"cannot be opened: {error.strerror}"
+    if not os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises errors)
+        yield path, ""
         return
     errors, found = [], False
     for folder, subfolders, names in photo.walk(path, errors.append):

@@ -268,7 +268,7 @@ def test_unreadable_files_are_reported_and_skipped(run, model, photos, tmp_path)
         (["a.png", "--show", "a.jpg"], 2, "a.jpg must end in .png"),
         (["--show", "mine.png", "a.png"], 2, "mine.png exists and is not from an earlier run"),
         (["a.png", "--csv", "digits.csv"], 2, "digits.csv exists and is not from an earlier run"),
-        (["a.png", "--show", "here/../a.png"], 2, "a.png cannot be both input and output"),
+        (["a.png", "--show", "here/../a.png"], 1, "contains no photos but the figure"),
     ],
 )
 def test_one_line_for_every_error(run, model, tmp_path, arguments, code, message):
