@@ -20,15 +20,13 @@ class Pad:
     """A canvas to draw on, the network's input, and its prediction, on a figure.
 
     predict: images uint8 (N, 28, 28) -> probabilities (N, 10); folder: where drawings are saved.
-    `canvas` is uint8, of CANVAS_SHAPE, black on white; `network_input` has the image of each digit found on it, in
-    reading order, and `probabilities` their predictions; both are empty if the canvas is.
+    `canvas` is uint8, of CANVAS_SHAPE, black on white.
     """
 
     def __init__(self, figure: Figure, predict: Callable[[np.ndarray], np.ndarray], folder: Path) -> None:
         self.figure, self.predict, self.folder = figure, predict, folder
         self.canvas = np.full(CANVAS_SHAPE, 255, np.uint8)
-        self.pressed = False  # the mouse button
-        self.last: tuple[float, float] | None = None  # position of the pen, if it is pressed and on the canvas
+        self.pressed, self.last = False, None  # the mouse button; the pen's position, if pressed and on the canvas
         grid = figure.add_gridspec(2, 3, height_ratios=[8, 1], width_ratios=[3, 1, 1.6])
         self.canvas_axes, self.input_axes, self.bar_axes = (figure.add_subplot(grid[0, i]) for i in range(3))
         self.canvas_image = plots.show_image(self.canvas_axes, self.canvas, "black", cmap="gray")
@@ -100,17 +98,15 @@ class Pad:
         try:
             images = np.stack([digit.image for digit in segment.digits(self.canvas)])
             probabilities = self.predict(images)
-            self.network_input, self.probabilities = images, probabilities
         except photo.PhotoError:  # the canvas is empty
             images, probabilities = np.zeros((1, 28, 28), np.uint8), np.zeros((1, 10))  # shown in place of nothing
-            self.network_input, self.probabilities = images[:0], probabilities[:0]
         self.canvas_image.set_data(self.canvas)
         self.input_axes.clear()
         plots.show_image(self.input_axes, plots.montage(images), "black")
         self.input_axes.set_title("network input")
         self.bar_axes.clear()
         plots.plot_probabilities(self.bar_axes, probabilities)
-        if not len(self.probabilities):
+        if not probabilities.any():
             self.bar_axes.set_title("")
         self._show_message("")
 
