@@ -13,7 +13,6 @@ import os
 import signal
 import statistics
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -124,8 +123,6 @@ def _signals_as_ctrl_c(received: list[int]) -> Iterator[None]:
         raise KeyboardInterrupt(128 + number)
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():  # others cannot handle signals
-        numbers = []
     handlers = {number: signal.getsignal(number) for number in numbers}  # nohup ignores SIGHUP
     usual = {number: old for number, old in handlers.items() if old in (signal.SIG_DFL, signal.default_int_handler)}
     for number in usual:
