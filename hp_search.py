@@ -74,9 +74,8 @@ def parser() -> cli.Parser:
     text = "processes to train in (one for each core)"
     result.add_argument("--workers", type=cli.positive_int, metavar="N", help=text)
     result.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786")
-    group = result.add_argument_group(
-        "settings of the search; each overrides the config file [in brackets: the value if the file has none]"
-    )
+    title = "settings of the search; each overrides the config file [in brackets: the value if the file has none]"
+    group = result.add_argument_group(title)
     add_flags(group, SearchConfig)
     add_flags(group, Config, FIXED - {"repeat"})
     group = result.add_argument_group(

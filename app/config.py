@@ -77,9 +77,7 @@ class Config:
     activation: str = setting("relu", choice(ACTIVATIONS), "after each hidden layer")
     layers: str = setting("", STRING, "layers instead of hidden, such as 'conv 16 5, pool 2, relu, dense 64, relu'")
     init: str = setting("he", choice(INITIALIZERS), "distribution of the initial weights")
-    loss: str = setting(
-        "cross_entropy", choice(LOSSES), "loss function (train.py --loss mse without --lr divides lr by 10)"
-    )
+    loss: str = setting("cross_entropy", choice(LOSSES), "loss function (train.py: mse without --lr divides lr by 10)")
     epochs: int = setting(20, AT_LEAST_1, "passes over the training images")
     batch_size: int = setting(128, AT_LEAST_1, "images in a training step")
     lr: float = setting(0.1, ABOVE_0, "learning rate at the start")
@@ -88,9 +86,7 @@ class Config:
     nesterov: bool = setting(False, BOOL, "use Nesterov momentum")
     weight_decay: float = setting(5e-4, AT_LEAST_0, "L2 on the weights")
     label_smoothing: float = setting(0.0, FRACTION, "e: the label's target is 1 - e + e / 10, the others' e / 10")
-    validation: float = setting(
-        10_000, COUNT_OR_FRACTION, "training images used for validation, a number or a fraction"
-    )
+    validation: float = setting(10_000, COUNT_OR_FRACTION, "training images for validation, a number or a fraction")
     unseen_writers: bool = setting(False, BOOL, "use the images of other writers for validation (MNIST only)")
     augment: bool = setting(False, BOOL, "train on augmented images, new ones each epoch")
     rotate: float = setting(14, in_range(0, 180), "rotation by up to +-X degrees")
@@ -99,9 +95,7 @@ class Config:
     shift: float = setting(0.3, in_range(0, 28), "shift by up to +-X pixels")
     elastic: float = setting(0.8, in_range(0, 28), "std of the elastic displacement of each pixel, in pixels")
     smooth: float = setting(4, in_range(1, 28), "std of the Gaussian that smooths the displacement, in pixels")
-    anneal: float = setting(
-        1, in_range(0, 1), "factor of the augmentation at the end of training; it decreases over the second half"
-    )
+    anneal: float = setting(1, in_range(0, 1), "factor of the augmentation at the end; it falls over the second half")
     standardize: bool = setting(True, BOOL, "standardize with the pixel mean and std; if not, use pixel / 255")
     seed: int = setting(0, AT_LEAST_0, "random seed")
     dataset: str = setting("auto", DATASET, "auto, mnist, synthetic, or the path of a file or folder of digits")
