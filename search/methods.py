@@ -139,13 +139,15 @@ class Search:
     def _rung(self, trials: list[Trial], epochs: int) -> Results:
         """Train each trial for `epochs`. Yields results as they come in, returns them in the order of the trials."""
         done = self.journal.results
-        for trial in trials:
+        new = {trial.id: trial for trial in trials if (trial.id, epochs) not in self._reported}
+        self._reported.update((identity, epochs) for identity in new)
+        missing = []
+        for trial in new.values():
             if (trial.id, epochs) in done:  # by an earlier search: it gets its number in this one
                 done[trial.id, epochs] |= self._identify(trial)
-        unreported = {trial.id: trial for trial in trials if (trial.id, epochs) not in self._reported}
-        self._reported.update((identity, epochs) for identity in unreported)
-        yield from [done[identity, epochs] for identity in unreported if (identity, epochs) in done]
-        missing = [trial for trial in unreported.values() if (trial.id, epochs) not in done]
+                yield done[trial.id, epochs]
+            else:
+                missing.append(trial)
         missing.sort(key=lambda trial: sum(trial.config.hidden), reverse=True)  # the longest ones first
         futures = {self.submit(replace(trial.config, epochs=epochs)): trial for trial in missing}
         try:
@@ -165,16 +167,8 @@ class Search:
                 f"lost the workers ({str(error) or type(error).__name__}): the same command continues"
             ) from None
         except Exception as error:  # any error in a worker is the result of that trial
-            result = {"status": "failed", "reason": f"{type(error).__name__}: {error}", "history": [], "seconds": 0.0}
-        row = {
-            **self._identify(trial),
-            "from": 0,
-            "epochs": epochs,
-            "status": result["status"],
-            "reason": result["reason"],
-            "validation_accuracy": [record["validation_accuracy"] for record in result["history"]],
-            "validation_loss": [record["validation_loss"] for record in result["history"]],
-            "seconds": round(result["seconds"], 3),
-        }
+            nothing = {"validation_accuracy": [], "validation_loss": [], "seconds": 0.0}
+            result = {"status": "failed", "reason": f"{type(error).__name__}: {error}"} | nothing
+        row = self._identify(trial) | {"from": 0, "epochs": epochs} | result
         self.journal.add(row)
         return row

@@ -10,7 +10,7 @@ from PIL import Image
 from search import plots, report
 from search.config import SearchConfig
 
-from .search_helpers import DIVERGED, RESULT, SMALL, Submit, dimensions, made_up, run_search
+from .search_helpers import RESULT, SMALL, Submit, dimensions, made_up, run_search
 
 SPACE = dimensions(hidden=[4, [8, 4]], lr=[0.01, 0.05, 0.2, 1e4], weight_decay=[0, 0.1, 5])
 
@@ -109,7 +109,10 @@ def test_the_figures_show_the_first_seed(drawn, halving, tmp_path):
 
 def test_a_trial_that_diverged_late_is_drawn_without_a_score(tmp_path):
     def late(config):
-        return made_up(config) | (DIVERGED | {"history": made_up(config)["history"][:2]} if config.lr == 0.2 else {})
+        result = made_up(config)
+        for key in ("validation_accuracy", "validation_loss") if config.lr == 0.2 else ():
+            result |= {"status": "diverged", "reason": "lower lr", key: result[key][:2]}
+        return result
 
     config = SearchConfig("grid", recipe=SMALL, space=dimensions(lr=[0.1, 0.2, 0.3]))
     search, _ = run_search(config, tmp_path, Submit(late))
