@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from plots import BLUE, GREY, ORANGE, new_figure, styled
 
@@ -136,32 +136,4 @@ def learning_curves(rungs: dict[int, dict[str, Sequence[float]]], winner: str, t
         ax.label_outer()
     lines = {line.get_label(): line for ax in axes for line in ax.lines}
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=3)
-    return figure
-
-
-@styled
-def time_accuracy(
-    seconds: Sequence[float], accuracies: Sequence[float], epochs: Sequence[int], networks: list[str], title: str = ""
-) -> Figure:
-    """The time of each trial, all its rungs together, against its accuracy, in a color for each of `networks`.
-
-    A larger dot is a trial with the most epochs, a smaller one was stopped earlier.
-    """
-    figure, (ax,) = new_figure(9, 4.4, title=title)
-    seconds, errors, early = np.array(seconds), _errors(accuracies), np.array(epochs) < max(epochs)
-    names = sorted(set(networks), key=lambda name: (len(name), name))
-    legend = len(names) <= 12  # a longer one would cover the dots
-    colors = colormaps["cividis"](np.linspace(0, 0.95, len(names))) if legend else [BLUE] * len(names)
-    for name, color in zip(names, colors, strict=True):
-        mine = np.array(networks) == name
-        style = {"color": color, "markeredgecolor": "white"}
-        ax.plot(seconds[mine & early], errors[mine & early], "o", markersize=5, **style)
-        ax.plot(seconds[mine & ~early], errors[mine & ~early], "o", markersize=9, label=name, **style)
-    _error_axis(ax, errors)
-    ax.set(xlabel="seconds of training" + ("   (small dots: stopped early)" if early.any() else ""), xscale="log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_formatter("")
-    if legend:
-        ax.legend(title="network")
     return figure

@@ -76,27 +76,23 @@ def heading(dimension: Dimension) -> str:
 def save_figures(search: Search, folder: Path, title: str) -> None:
     """Draw the figures of a search."""
     import plots  # late: matplotlib is slow to import
-    from search.plots import heatmaps, learning_curves, marginals, time_accuracy
+    from search.plots import heatmaps, learning_curves, marginals
 
     rungs: dict[int, dict[str, list[float]]] = {}
-    seconds: dict[str, float] = {}
     for result in search.results():
         rungs.setdefault(result["epochs"], {})[result["id"]] = result["validation_accuracy"]
-        seconds[result["id"]] = seconds.get(result["id"], 0) + result["seconds"]
     results = search.final_results()
     epochs, trials = [result["epochs"] for result in results], f"{len(results)} trials"
     accuracies = [score(result)[0] if result["status"] == "ok" else float("nan") for result in results]
-    networks = [textwrap.fill(search.trials[identity].config.title, 60) for identity in seconds]
     bins = {}
     for name, dimension in search.config.space.items():
         labels = [textwrap.fill(label, 16) for label in dimension.bin_labels]
         bins[heading(dimension)] = labels, [dimension.bin_of(result["settings"][name]) for result in results]
-    winner, times = search.ranking[0].trial.id, list(seconds.values())
+    winner = search.ranking[0].trial.id
     figures = {
         "pairs": heatmaps(bins, accuracies, epochs, f"{title}: the best trial of each pair"),
         "values": marginals(bins, accuracies, epochs, f"{title}: {trials}"),
         "rungs": learning_curves(rungs, winner, f"{title}: {trials}, {search.config.method}"),
-        "times": time_accuracy(times, accuracies, epochs, networks, f"{title}: time and accuracy of {trials}"),
     }
     for name, figure in figures.items():
         plots.save(figure, folder / f"search_{name}.png")

@@ -50,7 +50,7 @@ def test_it_finds_trains_and_saves(in_process, hp_search, run, tmp_path):
         "weights",
         "pca",
         "histograms",
-        *(f"search_{p}" for p in ("pairs", "values", "rungs", "times")),
+        *(f"search_{p}" for p in ("pairs", "values", "rungs")),
     ]
     assert {p.name for p in folder.iterdir()} == {
         "config.toml", "search.jsonl", "history.csv", *(f"{figure}.png" for figure in figures)}  # fmt: skip

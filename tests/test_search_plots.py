@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from plots import BLUE, GREY, ORANGE
-from search.plots import _error_ticks, heatmaps, learning_curves, marginals, time_accuracy
+from search.plots import _error_ticks, heatmaps, learning_curves, marginals
 
 BINS = {"hidden": (["64", "128"], [0, 0, 1, 1]), "lr": (["0.01", "0.1"], [0, 1, 0, 1])}
 
@@ -63,17 +63,6 @@ def test_learning_curves_show_each_rung_from_its_first_epoch():
     assert len(ax.lines) == 2
 
 
-def test_time_and_accuracy_of_every_trial():
-    (ax,) = time_accuracy([1, 2, 3], [0.9, 0.95, 0.96], [1, 4, 4], ["128", "64", "128"]).axes
-    assert [list(line.get_xdata()) for line in ax.lines] == [[], [2], [1], [3]], "early and late, 64 and 128"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["64", "128"]
-    assert "stopped early" in ax.get_xlabel()
-    (ax,) = time_accuracy([1, 2], [0.9, 0.95], [4, 4], ["128", "64"]).axes
-    assert "stopped early" not in ax.get_xlabel()
-    (ax,) = time_accuracy(range(1, 21), [0.9] * 20, [4] * 20, list(map(str, range(20)))).axes
-    assert ax.get_legend() is None and {line.get_color() for line in ax.lines} == {BLUE}, "too many for a legend"
-
-
 @pytest.mark.parametrize(
     "low, high, ticks",
     [
@@ -97,5 +86,5 @@ def test_an_axis_without_round_errors_has_its_ends():
 def test_figures_have_no_title_by_default():
     scores = [0.9, 0.98, 0.97, 0.95], [4] * 4
     figures = heatmaps(BINS, *scores), marginals(BINS, *scores), learning_curves({1: {"a": [0.9]}}, "a")
-    for figure in (*figures, time_accuracy([1, 2, 3, 4], *scores, ["a"] * 4)):
+    for figure in figures:
         assert not figure.get_suptitle()
