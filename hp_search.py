@@ -22,7 +22,7 @@ import data
 import storage
 from app import cli
 from app.config import Config, add_flags, option_name, settings_from_flags
-from app.models import model_path, shipped_backup
+from app.models import model_path
 from app.training import train
 from search import report, workers
 from search.config import SearchConfig
@@ -56,8 +56,6 @@ def main(argv: list[str] | None = None) -> int:
     fingerprint, folder = data.fingerprint(images, labels), path.with_suffix("")
     try:
         with contextlib.closing(Journal(folder / "search.jsonl", config.description(fingerprint))) as journal:
-            if not journal.resumed and (backup := shipped_backup(path)):
-                cli.warn(f"{path} will be replaced at the end of the search, and kept as {backup}")
             search = run(config, journal, [*training, *validation], fingerprint, arguments)
             print(f"\n{report.summary(search)}\n", flush=True)
             report.save_figures(search, folder, f"{path.stem} ({dataset})")

@@ -26,16 +26,11 @@ def load_digit_classifier(path: Path) -> Network:
     return network
 
 
-def shipped_backup(path: Path) -> Path | None:
-    """The new name of a shipped model that is about to be overwritten for the first time; else None."""
-    backup = path.with_stem(f"{path.stem}-before")
-    shipped = path.resolve() in [each.resolve() for each in SHIPPED]  # models/ may be a link
-    return backup if shipped and path.exists() and not backup.exists() else None
-
-
 def keep_shipped(path: Path) -> None:
     """Rename a shipped model that is about to be overwritten for the first time, and say so."""
-    if backup := shipped_backup(path):
+    backup = path.with_stem(f"{path.stem}-before")
+    shipped = path.resolve() in [each.resolve() for each in SHIPPED]  # models/ may be a link
+    if shipped and path.exists() and not backup.exists():
         path.rename(backup)
         cli.warn(f"the shipped model {path} is now {backup}")
 

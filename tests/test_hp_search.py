@@ -94,20 +94,17 @@ def test_results_of_paused_trials_are_refused(in_process, hp_search, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_shipped_model_is_kept_and_announced_once(in_process, hp_search, run, archive, tmp_path, monkeypatch):
+def test_a_shipped_model_is_kept(in_process, hp_search, run, archive, tmp_path, monkeypatch):
     path, backup = tmp_path / "models/best-tiny.npz", tmp_path / "models/best-tiny-before.npz"
     assert run("train", "--dataset", archive, "--epochs", 1, "--validation", 100, "--out", path)[0] == 0
     shipped = path.read_bytes()
     monkeypatch.setattr("app.models.SHIPPED", [path])
-    announced = (
-        "models/best-tiny.npz will be replaced at the end of the search, and kept as models/best-tiny-before.npz"
-    )
     code, _, err = hp_search("--lr", "1e9", "1e8", "--out", "models/best-tiny")
-    assert code == 1 and err.splitlines()[0] == announced, "before the search"
+    assert code == 1 and err.count("\n") == 1
     assert path.read_bytes() == shipped and not backup.exists(), "the search failed"
     (tmp_path / "models/best-tiny/search.jsonl").unlink()
     code, _, err = hp_search()
-    assert code == 0 and err.splitlines()[0] == announced and "is now models/best-tiny-before.npz" in err
+    assert code == 0 and err.count("\n") == 1 and "is now models/best-tiny-before.npz" in err
     assert backup.read_bytes() == shipped and path.read_bytes() != shipped
     assert hp_search()[2] == "", "nothing more to replace"
     (tmp_path / "models/best-tiny/search.jsonl").unlink()
