@@ -12,7 +12,7 @@ The winner's config is in models/best/config.toml: `train.py --config` makes the
 
 import argparse
 import contextlib
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,19 +27,17 @@ from app.training import train
 from search import report, workers
 from search.config import SearchConfig
 from search.methods import Search
-from search.space import FIXED, Dimension
+from search.space import FIXED, SETTINGS, Dimension
 from search.trial import Journal, score, train_trial
 
 RESUME_HINT = "the same command continues"
-SEARCHABLE = {spec.name: spec for spec in fields(Config) if spec.name not in FIXED}
+SEARCHABLE = {name: spec for name, spec in SETTINGS.items() if name not in FIXED}
 
 
 @cli.command
 def main(argv: list[str] | None = None) -> int:
     """Read the config and the data, search, report, train the winner."""
     arguments = parser().parse_args(argv)
-    if arguments.scheduler and arguments.workers:
-        parser().error("--workers has no effect with --scheduler: remove it")
     flags = settings_from_flags(arguments, SearchConfig, Config)
     dimensions = {name: Dimension.parse(name, flags.pop(name)) for name in SEARCHABLE if name in flags}
     config = SearchConfig.read(arguments.config, flags, dimensions)
@@ -69,9 +67,9 @@ def parser() -> cli.Parser:
     result = cli.Parser(prog="hp_search.py", description="Search for good hyper-parameters and train the best network.")
     default = Path(__file__).parent / "configs" / "search.toml"
     result.add_argument("--config", type=Path, default=default, help="config file (configs/search.toml)")
-    text = "processes to train in (one for each core)"
-    result.add_argument("--workers", type=cli.positive_int, metavar="N", help=text)
-    result.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786")
+    where, text = result.add_mutually_exclusive_group(), "processes to train in (one for each core)"
+    where.add_argument("--workers", type=cli.positive_int, metavar="N", help=text)
+    where.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786")
     title = "settings of the search; each overrides the config file [in brackets: the value if the file has none]"
     group = result.add_argument_group(title)
     add_flags(group, SearchConfig)

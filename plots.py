@@ -263,9 +263,8 @@ def predictions(results: Sequence[tuple], title: str = "") -> Figure:
     probabilities, and, unless there is only one, the box: left, top, right, bottom as fractions of the photo.
     """
     several = any(boxes for *_, boxes in results)  # they need a larger photo
-    figure, axes = new_figure(
-        2.4 if several else 1.8, 1.8, 3 * len(results), 3 if several else 3 * min(2, len(results)), title
-    )
+    width, columns = (2.4, 3) if several else (1.8, 3 * min(2, len(results)))
+    figure, axes = new_figure(width, 1.8, 3 * len(results), columns, title)
     if several:
         axes[0].get_gridspec().set_width_ratios([2, 1, 1])
     for i, (name, photo, inputs, probabilities, boxes) in enumerate(results):
@@ -352,9 +351,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = cli.Parser(prog="plots.py", description="Draw the histories of several trainings in one figure.")
-    text = (
-        "folders that train.py wrote, or the models beside them; NAME-seed0, NAME-seed1, ... become a mean and a band"
-    )
+    text = "folders that train.py wrote, or the models beside them; NAME-seed0, NAME-seed1, ... become mean and band"
     result.add_argument("models", type=Path, nargs="+", metavar="MODEL", help=text)
     default = Path("models/comparison.png")
     result.add_argument("--out", type=Path, default=default, help=f"the figure ({default})")

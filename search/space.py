@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from app.config import Config, ConfigError, option_name, validate_field
 
 RANGE_KEYS = ("low", "high", "scale", "steps")
+SETTINGS = {spec.name: spec for spec in fields(Config)}  # the fields of a config by name
 FIXED = set("epochs validation unseen_writers seed dataset data_dir out repeat".split())  # cannot be searched
 
 
@@ -54,7 +55,7 @@ class Dimension:
     @classmethod
     def parse(cls, name: str, words: list[str]) -> list | dict:
         """A dimension on the command line, in the form of a file: 0.01 0.1, 64 256,128 or 0.01..0.1. ConfigError."""
-        spec = _field(name)
+        spec = SETTINGS[name]
         converters = {
             bool: {"true": True, "false": False}.__getitem__,
             list[int]: lambda word: [int(part) for part in word.split(",")],
@@ -76,7 +77,7 @@ class Dimension:
             x = self.low * (self.high / self.low) ** fraction
         else:
             x = self.low + (self.high - self.low) * fraction
-        x = float(f"{x:.3g}") if _field(self.name).type is float else round(x)
+        x = float(f"{x:.3g}") if SETTINGS[self.name].type is float else round(x)
         return _validate(self.name, min(max(x, self.low), self.high))
 
     def sample(self, rng: np.random.Generator) -> Any:
@@ -118,12 +119,8 @@ def format_value(value: Any, digits: int = 6) -> str:
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
-def _field(name: str) -> Field:
-    return next(spec for spec in fields(Config) if spec.name == name)
-
-
 def _validate(name: str, value: Any) -> Any:
-    spec = _field(name)
+    spec = SETTINGS[name]
     if spec.type == list[int] and not isinstance(value, list):
         value = [value]  # hidden = [256, 512] are two networks with one hidden layer each
     return validate_field(spec, value)
