@@ -35,8 +35,7 @@ TITLES = ["digit", "probability", "runner-up", "probability"]  # of the table
 BOX = "left top right bottom".split()  # fractions of the photo's width and height
 COLUMNS = ["file", "digit", "probability", "runner_up", "runner_up_probability", "unsure", "real", "error", "row", *BOX]
 PNG_SOFTWARE = "predict.py --show"
-# how the files of earlier runs begin; their CSV files may have no row and box
-OWN_HEADERS = {".csv": ",".join(COLUMNS[:8]).encode(), ".png": PNG_SOFTWARE.encode()}
+OWN_HEADERS = {".csv": ",".join(COLUMNS).encode(), ".png": PNG_SOFTWARE.encode()}  # how files of earlier runs begin
 
 
 @cli.command

@@ -195,7 +195,6 @@ def option_name(name: str) -> str:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. ConfigError."""
-    path = Path(path)
     try:
         if path.is_file() or not path.exists():  # reading a pipe might never end
             return tomllib.loads(path.read_text(encoding="utf-8"))

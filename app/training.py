@@ -257,8 +257,7 @@ def save_figures(network: Network, config: Config, run: Run, folder: Path, image
             "after epoch 1": run.after_epoch_1["0.W"],
             f"final (epoch {best})": weights,
         }
-        head = f"{title}: three principal components of the first layer (RGB)"
-        figures["pca"] = plots.pca(stages, head)
+        figures["pca"] = plots.pca(stages, f"{title}: three principal components of the first layer (RGB)")
     elif isinstance(first, Conv2D):
         figures["weights"] = plots.weight_grid(weights[:, :, 0], f"{title}: first-layer filters")
         maps = first.forward(network.standardize(images)).transpose(3, 1, 0, 2)
