@@ -19,7 +19,9 @@ LEVELS = np.array([0.5, 1, 1.25, 1.5])
 SHADOW = 0.1  # of the border of the photo; what covers more of it is no stroke that crosses it
 HIGHEST = 0.8  # threshold, of the darkest ink; a higher one breaks digits, and lines that are as dark, into pieces
 MAX_GAP = 0.5  # stroke widths: ink that is closer belongs to one part
-FAINT, BRIDGE = 0.5, 3  # of the threshold, and stroke widths: ink that is closer, with such ink between, does too
+FAINT = 0.5  # of the threshold: parts of a stroke may be joined by ink above it,
+BRIDGE = 3  # stroke widths, if they are closer,
+LINE = 0.25  # stroke widths, and by no thinner line, such as those of squared paper
 THIN = 30  # percentile of all stroke widths: the unit of MAX_GAP, so that thin digits beside thick ones stay apart
 MAX_PARTS = 200  # only the largest are looked at
 MAX_DIGITS = 120  # more are the texture of some surface, and would take more than a second
@@ -106,9 +108,11 @@ def label_digits(ink: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]
     inner = steep & _inner(boxes, mask.shape)
     of_pixels = np.repeat(strokes[inner], areas[inner])
     stroke = np.percentile(of_pixels, THIN) if len(of_pixels) else photo.mean_stroke_width(mask)
-    near, bridge = (round(widths * stroke / 2) for widths in (MAX_GAP, BRIDGE))
-    joined = _dilate(mask, bridge) & faint_strokes(ink > FAINT * level, mask) | _dilate(mask, near)
-    parts = np.where(mask, photo.connected_components(joined), -1)
+    near, bridge, line = (round(widths * stroke / 2) for widths in (MAX_GAP, BRIDGE, LINE))
+    faint = mask | (-photo.closing(-ink, line) > FAINT * level)
+    joined = _dilate(mask, near) | _dilate(mask, bridge) & connected_inside(faint, mask)
+    parts = np.full(mask.shape, -1)
+    parts[mask] = np.unique(photo.connected_components(joined)[mask], return_inverse=True)[1]
     boxes, areas, strokes, _ = measure(parts, ink)
     lengths = areas / strokes
     longest, inner = lengths.max(), _inner(boxes, mask.shape)
@@ -137,10 +141,10 @@ def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
     return photo.max_filter(np.pad(mask, radius), radius)
 
 
-def faint_strokes(faint: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Of the faint ink, what is connected with the mask: hysteresis (Canny 1986).
+def connected_inside(faint: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Of the faint ink, what is connected with the mask, but not with the border, as shadows are.
 
-    What touches the border of the photo is a shadow or a ruled line, and joins nothing.
+    With it parts of a stroke can be joined where it is faint: hysteresis (Canny 1986).
     """
     components = photo.connected_components(faint)
     return np.isin(components, np.setdiff1d(components[mask], photo.border(components)))

@@ -223,13 +223,28 @@ def test_the_number_of_each_pixel():
 
 @pytest.mark.parametrize(
     "right, bar, ink, count",
-    [(140, (100, 155), 0.4, 1), (140, (100, 155), 0.2, 2), (200, (100, 215), 0.4, 2), (140, (0, 400), 0.4, 2)],
+    [
+        (140, (95, 100, 105, 155), 0.4, 1),
+        (140, (95, 100, 105, 155), 0.2, 2),  # too faint
+        (140, (99, 100, 101, 155), 0.4, 2),  # too thin
+        (200, (95, 100, 105, 215), 0.4, 2),  # too long
+        (140, (95, 0, 105, 400), 0.4, 2),  # touches the border
+    ],
 )
-def test_faint_ink_joins_near_parts_unless_it_touches_the_border(right, bar, ink, count):
+def test_faint_ink_joins_the_parts_of_a_stroke(right, bar, ink, count):
     gray = np.zeros((200, 400), np.float32)
-    gray[95:105, slice(*bar)] = ink
+    gray[bar[0] : bar[2], bar[1] : bar[3]] = ink
     gray[50:150, 100:115] = gray[50:150, right : right + 15] = 1
     assert len(segment.label_digits(gray, 0.5)[1]) == count
+
+
+def test_faint_ink_near_a_stroke_is_no_part_of_its_own():
+    gray = np.zeros((200, 400), np.float32)
+    gray[50:150, 100:115] = gray[50:150, 200:215] = 1
+    gray[95:105, 115:180] = gray[60:70, 128:180] = (
+        0.4  # the second one is in reach of a stroke, but not connected in it
+    )
+    assert len(segment.label_digits(gray, 0.5)[1]) == 2
 
 
 @pytest.mark.parametrize(
