@@ -238,12 +238,10 @@ def test_faint_ink_joins_the_parts_of_a_stroke(right, bar, ink, count):
     assert len(segment.label_digits(gray, 0.5)[1]) == count
 
 
-def test_faint_ink_near_a_stroke_is_no_part_of_its_own():
+def test_faint_ink_that_leads_away_from_a_stroke_and_back():
     gray = np.zeros((200, 400), np.float32)
     gray[50:150, 100:115] = gray[50:150, 200:215] = 1
-    gray[95:105, 115:180] = gray[60:70, 128:180] = (
-        0.4  # the second one is in reach of a stroke, but not connected in it
-    )
+    gray[95:105, 115:180] = gray[30:105, 170:180] = gray[30:40, 100:180] = 0.4
     assert len(segment.label_digits(gray, 0.5)[1]) == 2
 
 
