@@ -3,7 +3,6 @@
 import gzip
 import os
 import pickle
-import pickletools
 import struct
 import subprocess
 import sys
@@ -56,11 +55,11 @@ def test_one_bit_digits_are_black_and_white(tmp_path, digits):
     assert (formats.read(path, "test")[0] == 255 * (digits[1][0] > 127)).all()
 
 
-def test_fortran_order_big_endian_and_scalars(tmp_path, digits):
+def test_fortran_order_and_big_endian(tmp_path, digits):
     images, labels = digits[1]
-    pair = np.asfortranarray((images.reshape(-1, 784) / 256).astype(">f4")), list(labels.astype(">i2"))
+    pair = np.asfortranarray((images.reshape(-1, 784) / 256).astype(">f4")), labels.astype(">i2")
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        (tmp_path / "a.pkl").write_bytes(pickle.dumps((pair, pair, pair), protocol))
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps([pair, list(pair), pair], protocol))
         x, y = formats.read(tmp_path / "a.pkl", "test")
         assert (x == images).all() and (y == labels).all()
 
@@ -186,8 +185,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_a_small_pickle_does_not_become_large(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(mnist_pickle, "MAX_OPCODES", 10**5)
+def test_a_small_pickle_does_not_become_large(tmp_path, name):
     (tmp_path / "a.pkl").write_bytes(LARGE[name])
     start = time.perf_counter()
     tracemalloc.start()
@@ -216,23 +214,9 @@ def test_one_array_used_too_often_is_refused(tmp_path, monkeypatch):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(((array, labels),) * 3, protocol))
         assert len(formats.read(tmp_path / "a.pkl", "train")[0]) == 200
-        (tmp_path / "a.pkl").write_bytes(pickle.dumps((([array] * 20, labels),) * 3, protocol))
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(((array, labels),) * 20, protocol))
         with pytest.raises(DataError, match="too large"):
             formats.read(tmp_path / "a.pkl", "train")
-
-
-def test_the_walk_sees_what_pickletools_sees(digits, monkeypatch):
-    """The number of instructions is exactly as many as needed."""
-    things = [triple(digits, scale) for scale in SCALES.values()] + [[1.5, [3, 2**40], list(digits[0][1])]]
-    for thing in things:
-        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-            content = pickle.dumps(thing, protocol)
-            count = sum(1 for _ in pickletools.genops(content))
-            monkeypatch.setattr(mnist_pickle, "MAX_OPCODES", count)
-            mnist_pickle._check_opcodes(content)
-            monkeypatch.setattr(mnist_pickle, "MAX_OPCODES", count - 1)
-            with pytest.raises(ValueError, match=r"more than|memo"):
-                mnist_pickle._check_opcodes(content)
 
 
 def python_2_array(array):

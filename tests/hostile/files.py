@@ -90,7 +90,6 @@ def data_files() -> dict[str, dict[str, bytes]]:
         "csv": {"a.csv": table.getvalue()},
         "csv.gz": {"train.csv.gz": gzip.compress(table.getvalue(), 1)},
         "folders": {f"{y[i]}/{i}.{kind}": encoded(x[i], kind) for i, kind in enumerate(["png", "jpg"] * 2)},
-        "pkl, lists": {"a.pkl": pickle.dumps(((x.tolist(), y.tolist()), (u, v)), 0)},
     }
     return files | {f"pkl {p}": {"a.pkl": pickle.dumps(((x, y), (u, v)), p)} for p in range(6)}
 
