@@ -10,6 +10,8 @@ from pathlib import Path
 from app import cli
 from data import formats, mnist
 
+FILES = [(split, kind) for split in ("train", "test") for kind in ("images", "labels")]
+
 
 @cli.command
 def main(argv: list[str] | None = None) -> int:
@@ -17,13 +19,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m data", description="Check MNIST's files, and download those that are missing.")
     parser.add_data_dir()
     folder = parser.parse_args(argv).data_dir or mnist.default_folder()
-    for split, kind in mnist.DIGESTS:
+    for split, kind in FILES:
         print(f"{split + ' ' + kind:13}  {state(split, kind, folder)}")
-    for split, kind in mnist.DIGESTS:
+    for split, kind in FILES:
         mnist.fetch(split, kind, folder, cli.warn)
         if formats.find_idx(folder, split, kind) is None:
             raise formats.DataError(f"MNIST was downloaded but cannot be saved in {folder}: make that folder writable")
-    print(f"MNIST is complete ({len(mnist.DIGESTS)} files, {folder})")
+    print(f"MNIST is complete ({len(FILES)} files, {folder})")
     return 0
 
 

@@ -27,8 +27,8 @@ DIGESTS = {  # SHA-256 of the decompressed files
     ("train", "labels"): "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     ("test", "images"): "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     ("test", "labels"): "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ("train", "writers"): "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5",
 }
-WRITERS_DIGEST = "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5"
 MIRRORS = [  # a folder with the four files, or one npz with all arrays
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -75,17 +75,13 @@ def load_writers(folder: Path | None = None, log: Callable[[str], None] = lambda
 def read_verified(split: str, kind: str, path: Path) -> bytes:
     """The decompressed content of a file. DataError if it is not MNIST's."""
     content = formats.read_bytes(path, MAX_CONTENT)
-    if hashlib.sha256(content).hexdigest() != _digest(split, kind):
+    if hashlib.sha256(content).hexdigest() != DIGESTS[split, kind]:
         formats.parse_idx(content, str(path))  # a better error if it is cut short, or a web page
         raise DataError(
             f"{path} holds digits, but not MNIST's {split} {kind} (its SHA-256 differs): remove it, "
             f"or train on it with --dataset {path.parent}"
         )
     return content
-
-
-def _digest(split: str, kind: str) -> str:
-    return WRITERS_DIGEST if kind == "writers" else DIGESTS[split, kind]
 
 
 def fetch(split: str, kind: str, folder: Path, log: Callable[[str], None] = lambda message: None) -> bytes:
@@ -121,7 +117,7 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
             else:
                 compressed = _get(mirror + name)
                 content = formats.decompress(compressed, "its file", MAX_CONTENT)
-            if hashlib.sha256(content).hexdigest() != _digest(split, kind):
+            if hashlib.sha256(content).hexdigest() != DIGESTS[split, kind]:
                 raise DataError("it sent something that is not MNIST (its SHA-256 differs)")
         except Exception as error:  # any failure of a mirror: try the next one
             reason = error.reason if type(error) is urllib.error.URLError else error

@@ -6,12 +6,13 @@ import hashlib
 import pytest
 
 from data import formats, mnist
+from data.__main__ import FILES
 
 
 @pytest.fixture
 def files(idx_folder, monkeypatch):
     """Make `mnist` accept the small digits in `idx_folder` as MNIST; returns {name: gzipped content}."""
-    contents = {key: formats.find_idx(idx_folder, *key).read_bytes() for key in mnist.DIGESTS}
+    contents = {key: formats.find_idx(idx_folder, *key).read_bytes() for key in FILES}
     monkeypatch.setattr(mnist, "DIGESTS", {key: hashlib.sha256(b).hexdigest() for key, b in contents.items()})
     return {formats.idx_names(*key)[0]: gzip.compress(b, 1) for key, b in contents.items()}
 

@@ -242,7 +242,7 @@ def test_mirrors_with_the_same_failure_are_named_together(tmp_path, monkeypatch)
 def test_writers(server, tmp_path, monkeypatch):
     table = np.arange(24, dtype=">i4").reshape(3, 8)
     content = bytes([0, 0, 12, 2]) + np.array(table.shape, ">i4").tobytes() + table.tobytes()
-    monkeypatch.setattr(mnist, "WRITERS_DIGEST", hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(mnist.DIGESTS, ("train", "writers"), hashlib.sha256(content).hexdigest())
     monkeypatch.setattr(mnist, "WRITERS_MIRRORS", [f"{server.address}/good/"])
     with pytest.raises(mnist.NotFound, match=r"404.*: put it there"):
         mnist.load_writers(tmp_path)
