@@ -13,7 +13,6 @@ they would be read as photos.
 import argparse
 import os
 import shutil
-from functools import partial
 from pathlib import Path
 
 import data
@@ -22,7 +21,6 @@ from app import cli
 from app.config import Config
 from data import formats, mnist_pickle
 
-FOLDER_FORMATS = ("idx", "csv", "png", "jpg")
 FILE_FORMATS = {".npz": "npz", ".pkl.gz": "pickle", ".csv": "csv"}
 
 
@@ -52,7 +50,8 @@ def parser() -> cli.Parser:
     result = cli.Parser(prog="python -m data.convert", description="Convert digits from one file format to another.")
     result.add_argument("source", metavar="SOURCE", help="mnist, synthetic, or the path of a file or folder of digits")
     result.add_argument("target", metavar="TARGET", type=Path, help="NAME.npz, NAME.pkl.gz, NAME.csv, or a new folder")
-    result.add_argument("--as", dest="format", choices=FOLDER_FORMATS, help="format of the files in the folder (idx)")
+    text = "format of the files in the folder (idx)"
+    result.add_argument("--as", dest="format", choices=["idx", "csv", "png", "jpg"], help=text)
     result.add_argument("--part", choices=["train", "test"], help="only the training or only the test images")
     text = "images written for each training image: itself and distorted variants (idx, not gzipped) [1]"
     result.add_argument("--variants", type=cli.positive_int, default=1, metavar="N", help=text)
@@ -86,12 +85,11 @@ def check_absent(target: Path) -> None:
 def read(arguments: argparse.Namespace) -> formats.Splits:
     """Both splits of the source, or the one that --part names. Data without splits count as training images."""
     source, split = arguments.source, arguments.part
-    load = partial(data.load, source, folder=arguments.data_dir, log=cli.warn, progress=cli.progress)
     has_splits = source in data.NAMES or formats.has_splits(Path(source))
     splits: formats.Splits = {}
     try:
         for name in [split] if split else ["train", "test"] if has_splits else ["train"]:
-            splits[name] = load(name)[:2]
+            splits[name] = data.load(source, name, arguments.data_dir, cli.warn, cli.progress)[:2]
     except data.DataError as error:
         hint = "; --part train converts the training images alone" if splits else ""
         raise data.DataError(f"{error}{hint}") from None
