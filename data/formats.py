@@ -147,10 +147,9 @@ def validate(
 
 
 def _read_folder(path: Path, split: str, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    idx = {kind: find_idx(path, split, kind) for kind in IDX_DIMENSIONS}
-    if all(idx.values()):
-        images, labels = (read_idx(file) for file in idx.values())
-        return images, labels
+    idx = [find_idx(path, split, kind) for kind in ("images", "labels")]
+    if all(idx):
+        return read_idx(idx[0]), read_idx(idx[1])
     named = re.compile(rf"(?!\.)(.*[-_. ])?{split}\.csv(\.gz)?")
     files = [file for file in path.iterdir() if named.fullmatch(file.name) and file.is_file()]
     if len(files) > 1:
@@ -160,10 +159,8 @@ def _read_folder(path: Path, split: str, progress: Progress) -> tuple[np.ndarray
     for folder in path / split, path:
         if _class_folders(folder):
             return read_class_folders(folder, progress)
-    if any(idx.values()):
-        kind = "images" if idx["labels"] else "labels"
-        raise DataError(f"no IDX file of {split} {kind} in {path}: it should be named like MNIST's")
-    raise DataError(f"no {split} digits in {path}: no IDX files named like MNIST's, no {split}.csv, no folders 0 to 9")
+    missing = f"no pair of IDX files named like MNIST's, no {split}.csv, no folders 0 to 9"
+    raise DataError(f"no {split} digits in {path}: {missing}")
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
