@@ -174,12 +174,12 @@ def write(path: Path, description: dict, arrays: dict[str, np.ndarray], max_text
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
     """Write a header and rows to `path`, atomically. Keys that are not columns are ignored."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     with atomic_write(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        text.detach()
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[str, np.ndarray]]:
