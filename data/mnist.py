@@ -95,11 +95,7 @@ def fetch(split: str, kind: str, folder: Path, log: Callable[[str], None] = lamb
         if folder != Path(__file__).parent / "raw":  # a folder of the user's: left for the user to fix
             raise
         log(f"{error}; downloading it again")
-        content = _download(split, kind, folder, log)
-        if path.name != formats.idx_names(split, kind)[0]:  # otherwise the download has replaced it
-            with contextlib.suppress(OSError):  # as in `_download`
-                path.unlink(missing_ok=True)
-        return content
+        return _download(split, kind, folder, log)  # under the first name that `find_idx` looks for
 
 
 def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -> bytes:
