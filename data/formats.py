@@ -286,9 +286,7 @@ def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) 
         (folder / idx_names(split, kind)[0]).write_bytes(gzip.compress(idx_bytes(array), 6, mtime=0))
 
 
-def write_variants(
-    folder: Path, split: str, pair: tuple, count: int, distort: Callable, progress: Progress = no_progress
-) -> None:
+def write_variants(folder: Path, split: str, pair: tuple, count: int, distort: Callable, progress: Progress) -> None:
     """Write two IDX files, not gzipped: each image, followed by count - 1 distorted versions of it."""
     images, labels = pair
     images_file, labels_file = (folder / idx_names(split, kind)[1] for kind in IDX_DIMENSIONS)

@@ -160,7 +160,7 @@ def test_an_image_file_that_is_cut_short(tmp_path, digits, image_file, monkeypat
 def test_variants_follow_their_image(tmp_path, digits, monkeypatch, count, at_a_time):
     monkeypatch.setattr(formats, "VARIANTS", at_a_time)
     (x, y), _ = digits
-    formats.write_variants(tmp_path, "train", (x[:50], y[:50]), count, Distortion(rotate=20))
+    formats.write_variants(tmp_path, "train", (x[:50], y[:50]), count, Distortion(rotate=20), formats.no_progress)
     images, labels = formats.read(tmp_path, "train")
     assert (
         len(images) == 50 * count and (images[::count] == x[:50]).all() and (labels == np.repeat(y[:50], count)).all()
