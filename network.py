@@ -94,7 +94,8 @@ def epoch_windows(
     rng = spawn_rng(seed, AUGMENTATION, epoch)
     in_memory = isinstance(images, np.ndarray)  # then there is one window, the array itself
     # `prefetch` reads into one buffer while the other one is used
-    buffers = itertools.cycle([] if in_memory else [np.empty((window, *images.shape[1:]), np.uint8) for _ in range(2)])
+    shape = min(window, len(images)), *images.shape[1:]
+    buffers = itertools.cycle([] if in_memory else [np.empty(shape, np.uint8) for _ in range(2)])
     for rows, order in shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)):
         source = images if in_memory else images.take(rows, out=next(buffers)[: len(rows)])
         yield augment(source, rng, epoch / total) if augment else source, order, labels[rows[order]]

@@ -17,12 +17,13 @@ from typing import IO, Any
 import numpy as np
 
 MAX_OPCODES = 10_000  # instructions of a pickle; six arrays need some 300
-MAX_SIZE = 2**30  # bytes of all arrays
+MAX_SIZE = 2**30  # bytes of all arrays; and not more than the pickle itself has,
+SMALL_SIZE = 2**26  # or these
 MAX_IMAGES = MAX_SIZE // 3200  # each has 784 float32 and a label
-OPCODES = frozenset(  # those that occur in pickled arrays, of protocols 0 to 5, in lists and tuples
+OPCODES = frozenset(  # of pickled arrays in lists and tuples, protocols 0 to 5 (of Python 2 only 1 and 2)
     "PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BUILD PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET "
     "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 "
-    "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES BYTEARRAY8 "
+    "BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES BYTEARRAY8 "
     "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS".split()
 )
 
@@ -38,7 +39,7 @@ def read(content: bytes, split: str) -> tuple[np.ndarray, np.ndarray]:
     arrays = [array for pair in pairs for array in pair]
     if not all(isinstance(array, _Array) for array in arrays):
         raise ValueError("its images and labels are not all arrays")
-    if sum(len(array.content) for array in arrays) > MAX_SIZE:
+    if sum(len(array.content) for array in arrays) > min(MAX_SIZE, max(SMALL_SIZE, len(content))):
         raise ValueError("its arrays are too large")
     pairs = pairs[:-1] if split == "train" else pairs[-1:]
     images = np.concatenate([_to_bytes(images.to_numpy()) for images, _ in pairs])
@@ -104,6 +105,8 @@ class _Array:
 
     def __setstate__(self, state: tuple) -> None:
         _, self.shape, self.dtype, self.fortran_order, self.content = state
+        if not isinstance(self.dtype, _DType):  # the pickle could put anything there
+            raise ValueError("it has an array without a type")
 
     def to_numpy(self) -> np.ndarray:
         content = self.content.encode("latin1") if isinstance(self.content, str) else self.content  # Python 2: text

@@ -196,6 +196,39 @@ def test_a_small_pickle_does_not_become_large(tmp_path, name):
     assert peak < 1e8 and time.perf_counter() - start < 10 and len(str(error.value)) < 500
 
 
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"]" + b"2" * 5 + b".", "instruction DUP"),
+        (b"(" * 20_000 + b".", "more than 10,000 instructions"),
+        (pickle.dumps((([[1]], [1]),) * 3), "not all arrays"),
+    ],
+)
+def test_the_reason_of_a_refusal(tmp_path, content, reason):
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        formats.read(tmp_path / "a.pkl", "train")
+
+
+class Forged:
+    """An array whose pickle has any state."""
+
+    def __init__(self, *state):
+        self.state = state
+
+    def __reduce__(self):
+        return *np.zeros(0).__reduce__()[:2], (1, *self.state)
+
+
+def test_an_array_takes_its_type_from_a_dtype_only(tmp_path):
+    """One element of 4000 bytes beside many of one byte: each would get 4000."""
+    wide, narrow = (Forged((1,), text, False, b"") for text in ("S4000", "S1"))
+    pairs = [Forged((1,), wide, False, bytes(4000)), np.zeros(1)], [Forged((10**6,), narrow, False, bytes(10**6)), 0]
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps((*pairs, pairs[0])))
+    with pytest.raises(DataError, match="an array without a type"):
+        formats.read(tmp_path / "a.pkl", "train")
+
+
 def test_one_large_argument_is_refused(tmp_path):
     """400 kB that decompress to 400 MB."""
     pickled = b"\x80\x02B" + struct.pack("<I", 4 * 10**8)
@@ -217,6 +250,13 @@ def test_one_array_used_too_often_is_refused(tmp_path, monkeypatch):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(((array, labels),) * 20, protocol))
         with pytest.raises(DataError, match="too large"):
             formats.read(tmp_path / "a.pkl", "train")
+
+
+def test_a_small_pickle_may_not_use_one_array_often(tmp_path):
+    array = np.zeros((1000, 784), np.uint8)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(((array, np.zeros(1000, int)),) * 100))
+    with pytest.raises(DataError, match="too large"):
+        formats.read(tmp_path / "a.pkl", "train")
 
 
 def python_2_array(array):

@@ -278,6 +278,10 @@ def test_shuffled_is_a_permutation_of_blocks_and_windows(monkeypatch):
     assert (rows[order] != windows[0]).any()
 
 
+def test_a_batch_may_be_larger_than_a_file(digits, image_file):
+    list(small_cnn().fit(image_file[:20], digits[0][1][:20], batch_size=10**12, epochs=1))
+
+
 @pytest.mark.parametrize("augment", [None, Distortion(5)])
 def test_a_file_that_fits_into_a_window_is_trained_like_an_array(digits, image_file, augment):
     networks = []

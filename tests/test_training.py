@@ -85,6 +85,25 @@ def test_the_pictures_show_start_first_epoch_and_end(train, monkeypatch, tmp_pat
     assert (start != after_one).any() and (after_one != end).any()
 
 
+def test_the_picture_of_a_resumed_run_shows_its_first_epoch(train, monkeypatch):
+    drawn, calls = [], []
+    pca, train_epoch = plots.pca, Network._train_epoch
+    monkeypatch.setattr(plots, "pca", lambda stages, title: drawn.append(stages) or pca(stages, title))
+    train("--epochs", 3, "--out", "whole.npz")
+
+    def stop_in_epoch_3(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments)
+
+    monkeypatch.setattr(Network, "_train_epoch", stop_in_epoch_3)
+    assert train("--epochs", 3, "--out", "m.npz")[0] == 130
+    assert train("--epochs", 3, "--out", "m.npz", "--resume")[0] == 0
+    whole, resumed = (each["after epoch 1"] for each in (drawn[0], drawn[-1]))
+    assert (resumed == whole).all() and (resumed != list(drawn[-1].values())[-1]).any()
+
+
 def test_a_network_on_pictures_has_pictures_of_its_own(train, tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "pca.png").touch()  # of an earlier network
