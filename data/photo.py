@@ -314,9 +314,17 @@ def _box_filter(array: np.ndarray, radius: int, reflect_type: str = "odd") -> np
 
 
 def max_filter(array: np.ndarray, radius: int) -> np.ndarray:
-    """The maximum over a square of 2 * radius + 1 pixels around each pixel, without a margin of `radius` pixels."""
-    for axis in (0, 1):
-        array = sliding_window_view(array, 2 * radius + 1, axis).max(axis=-1)
+    """The maximum over a square of 2 * radius + 1 pixels around each pixel, without a margin of `radius` pixels.
+
+    The maxima of 2, 4, 8, ... pixels in a column, then the same in a row.
+    """
+    for _ in range(2):
+        length = 1
+        while length <= 2 * radius:
+            step = min(length, 2 * radius + 1 - length)
+            array = np.maximum(array[:-step], array[step:])
+            length += step
+        array = array.T
     return array
 
 
