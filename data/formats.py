@@ -135,10 +135,10 @@ def validate(
     """Images as uint8 (N, 28, 28) and labels as int64 (N,). DataError if they cannot be that."""
     if images.shape[1:] in ((784,), (28, 28, 1)):
         images = images.reshape(-1, 28, 28)
-    if not len(images):
-        raise DataError(f"{name}: there are no images")
     if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
         raise DataError(f"{name}: images must be uint8 (N, 28, 28), not {images.dtype} {images.shape}")
+    if not len(images):
+        raise DataError(f"{name}: there are no images")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise DataError(f"{name}: labels must be integers ({len(images)},), not {labels.dtype} {labels.shape}")
     if labels.min() < 0 or labels.max() > 9:

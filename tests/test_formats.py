@@ -248,6 +248,8 @@ def test_a_folder_of_idx_files_has_splits_whatever_else_is_in_it(idx_folder):
 def test_no_images_are_refused():
     with pytest.raises(DataError, match="x: there are no images"):
         formats.validate(np.zeros((0, 28, 28), np.uint8), np.zeros(0, int), "x")
+    with pytest.raises(DataError, match=r"x: images must be uint8 \(N, 28, 28\), not uint8 \(\)"):
+        formats.validate(np.zeros((), np.uint8), np.zeros(0, int), "x")
 
 
 def test_two_csv_files_of_a_split_are_ambiguous(tmp_path, digits):
