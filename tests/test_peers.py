@@ -32,9 +32,9 @@ RESULTS = {"ours": rounds(2, 3, 4), "JAX": rounds(4, 12, 4)}
 def test_ratios_are_of_the_same_round(peers):
     header, seconds, memory, inference, startup = peers.table(RESULTS)
     assert header == ["", "ours", "JAX"]
-    assert seconds == ["time to 98 % test accuracy", "3.00 s", "4.00 s (ours 0.50x, 0.25 to 1.00)"]
-    assert memory[1:] == ["300 MB", "400 MB (ours 0.50x, 0.25 to 1.00)"] and startup[1] == "0.30 s"
-    assert inference[2] == "25,000 (ours 2.00x, 1.00 to 4.00)"
+    assert seconds == ["time to 98 % test accuracy", "3.00 s", "4.00 s (2.00x, 1.00 to 4.00)"]
+    assert memory[1:] == ["300 MB", "400 MB (2.00x, 1.00 to 4.00)"] and startup[1] == "0.30 s"
+    assert inference[2] == "25,000 (0.50x, 0.25 to 1.00)"
 
 
 @pytest.mark.figures

@@ -211,7 +211,7 @@ def measure(name: str, folder: Path, seed: int) -> dict:
 
 
 def table(results: dict[str, list[dict]]) -> list[list[str]]:
-    """A row for each measure: medians, and for the others how ours compares, round by round: median, least, largest."""
+    """A row for each measure: medians, and for the others divided by ours, round by round: median, least, largest."""
     rows = [["", *results]]
     for measure, (title, form, _) in ROWS.items():
         row = [title]
@@ -219,8 +219,8 @@ def table(results: dict[str, list[dict]]) -> list[list[str]]:
             cell = form.format(statistics.median(each[measure] for each in rounds))
             if name != "ours":
                 pairs = [(a[measure], b[measure]) for a, b in zip(results["ours"], rounds, strict=True)]
-                ratios = sorted(a / b for a, b in pairs)
-                cell += f" (ours {statistics.median(ratios):.2f}x, {ratios[0]:.2f} to {ratios[-1]:.2f})"
+                ratios = sorted(b / a for a, b in pairs)
+                cell += f" ({statistics.median(ratios):.2f}x, {ratios[0]:.2f} to {ratios[-1]:.2f})"
             row.append(cell)
         rows.append(row)
     return rows
@@ -278,7 +278,7 @@ def main() -> None:
     print("\n".join(" | ".join(row) for row in rows))
     if arguments.write:
         versions = ", ".join(f"{name} {version(PEERS[name][2])}" for name in names[1:])
-        remark = f"Median of {len(results['ours'])}; in brackets ours divided by theirs, with its range; {machine()}"
+        remark = f"Median of {len(results['ours'])}; in brackets divided by ours, with the range; {machine()}"
         write_table("peers", rows, f"{remark}, {versions}.\n\n![the same as bars](peers.png)")
         figure(results, ROOT / "docs" / "peers.png")
 
