@@ -328,6 +328,11 @@ def max_filter(array: np.ndarray, radius: int) -> np.ndarray:
     return array
 
 
+def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
+    """The mask, and all pixels in squares of 2 * radius + 1 pixels around its own."""
+    return max_filter(np.pad(mask, radius), radius)
+
+
 def has_dark_details(gray: np.ndarray, radius: int) -> bool:
     """The polarity of several digits: whether the dark details outweigh the light ones, as sums of cubes.
 

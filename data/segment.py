@@ -110,7 +110,7 @@ def label_digits(ink: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]
     stroke = np.percentile(of_pixels, THIN) if len(of_pixels) else photo.mean_stroke_width(mask)
     near, bridge, line = (round(widths * stroke / 2) for widths in (MAX_GAP, BRIDGE, LINE))
     faint = mask | (-photo.closing(-ink, line) > FAINT * level)
-    joined = _dilate(mask, near) | _dilate(mask, bridge) & connected_inside(faint, mask)
+    joined = photo.dilate(mask, near) | photo.dilate(mask, bridge) & connected_inside(faint, mask)
     parts = np.full(mask.shape, -1)
     parts[mask] = np.unique(photo.connected_components(joined)[mask], return_inverse=True)[1]
     boxes, areas, strokes, _ = measure(parts, ink)
@@ -134,11 +134,6 @@ def label_digits(ink: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]
         number[chosen[members]] = i
     boxes = [[*boxes[chosen[g], :2].min(axis=0), *boxes[chosen[g], 2:].max(axis=0)] for g in groups]
     return number[parts], np.array(boxes)
-
-
-def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """The mask and all pixels in squares of 2 * radius + 1 pixels around its own."""
-    return photo.max_filter(np.pad(mask, radius), radius)
 
 
 def connected_inside(faint: np.ndarray, mask: np.ndarray) -> np.ndarray:

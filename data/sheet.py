@@ -53,16 +53,11 @@ def find(coarse: np.ndarray, paper: np.ndarray) -> np.ndarray:
     inner = np.all([(x - x1) * (y2 - y1) <= (y - y1) * (x2 - x1) for y1, x1, y2, x2 in edges], axis=0)
     if (sheet & inner).sum() < MIN_OVERLAP * (sheet | inner).sum():
         return none
-    inside = ~_grown(~sheet, EDGE)
+    inside = ~photo.dilate(~sheet, EDGE)
     if (coarse <= level)[inside].sum() <= MIN_INK * sheet.sum():
         return none
-    at_edge = inside & _grown(~inside, EDGE)
-    beside = _grown(sheet, 2 * EDGE) & ~_grown(sheet, EDGE)
+    at_edge = inside & photo.dilate(~inside, EDGE)
+    beside = photo.dilate(sheet, 2 * EDGE) & ~photo.dilate(sheet, EDGE)
     if not beside.any() or np.median(paper[beside]) > DARKER * np.median(paper[at_edge]):
         return none
     return inside
-
-
-def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """The mask, dilated by a square."""
-    return photo.max_filter(np.pad(mask, pixels, mode="edge"), pixels)
