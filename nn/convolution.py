@@ -181,8 +181,9 @@ class MaxPool2D(Layer):
             return None
         masks = self._first_maxima() if self.masks is None else self.masks
         dx = self.buffer("dx", self.x.shape, dy.dtype)
-        dx.fill(0)
         overlapping, gradient = self.stride < self.size, self.buffer("gradient", dy.shape, dy.dtype)
+        if overlapping or dx.size > self.size**2 * dy.size:  # else the windows cover x, and all of dx is written below
+            dx.fill(0)
         for mask, dx_view in zip(masks, self._window_views(dx), strict=True):
             np.multiply(dy, mask, out=gradient if overlapping else dx_view)
             if overlapping:
