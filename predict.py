@@ -27,7 +27,7 @@ from data import photo, segment
 from network import Network
 
 # A prediction is called unsure if p1 / (p1 + p2) is lower; p1 and p2 are the two largest probabilities. The higher one
-# is for wide digits, which may be two that touch. How often each kind is right: docs/photos.md.
+# is for digits that may be two that touch, or cut off by the border. How often each kind is right: docs/photos.md.
 SHARE_THRESHOLD, WIDE_THRESHOLD = 0.9, 0.99
 SHOWN = 24  # photos in the figure of --show
 MAX_NAME_WIDTH = 60  # characters of a file's name in the table
@@ -177,7 +177,7 @@ def is_unsure(probabilities: np.ndarray, digit: segment.Digit) -> bool:
     """Whether p1 / (p1 + p2) is below the threshold, or the digit looks like two."""
     second, first = np.sort(probabilities)[-2:]
     share = first / (first + second)
-    return bool(share < (WIDE_THRESHOLD if digit.wide else SHARE_THRESHOLD)) or (digit.wide and digit.long)
+    return bool(share < (WIDE_THRESHOLD if digit.wide or digit.cut else SHARE_THRESHOLD)) or (digit.wide and digit.long)
 
 
 def reading(results: list[dict]) -> str:

@@ -32,6 +32,7 @@ FILLED = 0.3  # of its height; a part around others that are higher together is 
 SMALL = 0.6  # of the typical height; what has less in height and width together is no digit
 LOW = 0.3  # of the typical height; what is lower than this and LOW_STROKES is no digit, but may be the bar of one
 LOW_STROKES = 4  # stroke widths
+THICK = 2.5  # stroke widths; what is thicker at the border of the photo is no digit
 STACKED = 1.7  # of the typical height; parts above each other that are not higher together are one digit
 WIDE, LONG = 0.8, 3  # of its height; a digit that is wider, or whose strokes are longer, may be two that touch
 NOTHING, LEFT_OUT = -1, -2  # instead of the number of a digit: no ink, specks and the border; dashes and the like
@@ -42,7 +43,8 @@ class Digit:
     """One digit of a photo: its image in MNIST's form, its row (from 1) and its place.
 
     box: left, top, right and bottom as fractions of the photo's width and height. wide, long: its width, and its
-    strokes, compared with its height: maybe two digits that touch.
+    strokes, compared with its height: maybe two digits that touch. cut: it touches the border of a photo of several
+    digits: maybe a part of it is missing.
     """
 
     image: np.ndarray
@@ -50,6 +52,7 @@ class Digit:
     box: tuple[float, ...] = (0.0, 0.0, 1.0, 1.0)
     wide: bool = False
     long: bool = False
+    cut: bool = False
 
 
 def digits(gray: np.ndarray) -> list[Digit]:
@@ -73,6 +76,7 @@ def digits(gray: np.ndarray) -> list[Digit]:
     if len(boxes) > MAX_DIGITS:
         raise photo.PhotoError(f"shows {len(boxes)} digits or more; the limit is {MAX_DIGITS}")
     offset, scale = [each.start for each in inside], np.divide(gray[inside].shape, ink.shape)
+    cut = ~_inner(boxes, ink.shape) & (len(boxes) > 1)
     result = []
     for row, number in reading_order(boxes):
         top, left, bottom, right = boxes[number]
@@ -85,7 +89,7 @@ def digits(gray: np.ndarray) -> list[Digit]:
         box = tuple(corners[:, ::-1].ravel().round(4).tolist())
         length = own.sum() / photo.mean_stroke_width(np.pad(own, 1))
         wide, long = (bool(size > limit * len(own)) for size, limit in ((right - left, WIDE), (length, LONG)))
-        result.append(Digit(image, row, box, wide, long))
+        result.append(Digit(image, row, box, wide, long, bool(cut[number])))
     return result
 
 
@@ -97,7 +101,8 @@ def is_clear(mask: np.ndarray) -> bool:
 def label_digits(ink: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """The number of the digit of each pixel, NOTHING or LEFT_OUT; and (top, left, bottom, right) of each digit.
 
-    What touches the border of the photo is no digit, unless there is nothing else. PhotoError if there is no digit.
+    What touches the border of the photo is no digit, unless it is `like_digits` inside, or there is nothing else.
+    PhotoError if there is no digit.
     """
     mask = ink > level
     components = photo.connected_components(mask)
@@ -116,6 +121,7 @@ def label_digits(ink: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]
     boxes, areas, strokes, _ = measure(parts, ink)
     lengths = areas / strokes
     longest, inner = lengths.max(), _inner(boxes, mask.shape)
+    inner |= like_digits(boxes, areas, strokes, inner, mask.shape)
     # the cells of a form, which cross the border, are much longer than any digit
     for chosen, length in (np.flatnonzero(inner), min(longest, *mask.shape)), (np.arange(len(areas)), longest):
         chosen = chosen[np.argsort(-areas[chosen], kind="stable")][:MAX_PARTS]
@@ -168,6 +174,25 @@ def measure(parts: np.ndarray, ink: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 def _inner(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Which boxes do not touch the border."""
     return (boxes[:, :2] > 0).all(axis=1) & (boxes[:, 2:] < shape).all(axis=1)
+
+
+def like_digits(
+    boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray, inner: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Which parts at the border are as large as the inner ones, and beside them: the photo was cut out tightly.
+
+    Not those from its top to its bottom: they may be lines.
+    """
+    if not inner.any():
+        return inner
+    (top, left, bottom, right), rows = boxes.T, shape[0]
+    height, width = bottom - top, right - left
+    typical, stroke = (np.median(np.repeat(each[inner], areas[inner])) for each in (height, strokes))
+    large = inner & (height >= SMALL * typical)
+    starts, ends = (np.bincount(each[large], minlength=rows + 1) for each in (top, bottom))
+    beside = np.append(0, np.cumsum(np.cumsum(starts - ends) > 0))  # rows of pixels with large inner parts, from above
+    fits = (height >= SMALL * typical) & (np.maximum(height, width) <= STACKED * typical) & (strokes <= THICK * stroke)
+    return fits & (beside[bottom] - beside[top] >= height / 2) & (height < rows)
 
 
 def surrounds_others(numbers: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:

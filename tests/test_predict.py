@@ -85,12 +85,12 @@ def test_a_row_for_each_photo(run, model, photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("share", "wide", "long", "unsure"),
-    [(0.91, False, False, False), (0.89, False, False, True), (0.98, True, False, True), (0.992, True, False, False),
-     (1.0, True, True, True), (0.91, False, True, False)],
+    ("share", "what", "unsure"),
+    [(0.91, "", False), (0.89, "", True), (0.98, "wide", True), (0.992, "wide", False), (1.0, "wide long", True),
+     (0.91, "long", False), (0.98, "cut", True), (0.992, "cut", False)],
 )  # fmt: skip
-def test_what_is_unsure(share, wide, long, unsure):
-    digit = segment.Digit(np.zeros((28, 28), np.uint8), wide=wide, long=long)
+def test_what_is_unsure(share, what, unsure):
+    digit = segment.Digit(np.zeros((28, 28), np.uint8), **dict.fromkeys(what.split(), True))
     probabilities = np.array([0.9 * share, 0.9 * (1 - share), *[0] * 8])  # label smoothing keeps their sum below 1
     assert script("predict").is_unsure(probabilities, digit) is unsure
 

@@ -73,7 +73,7 @@ def test_parts_of_one_digit(part):
         (20, 300, 24, 304),  # a speck
         (90, 300, 105, 330),  # a dash
         (80, 300, 120, 312),  # a piece of a line
-        (0, 300, 120, 330),  # at the border
+        (0, 300, 50, 330),  # at the border
     ],
 )
 def test_what_is_no_digit(dirt):
@@ -129,6 +129,32 @@ def test_dirt_in_a_zero_does_not_make_it_a_cell():
 
 def test_digits_at_the_border_if_there_are_no_others():
     assert len(segment.digits(canvas((0, 100, 90, 115), (0, 200, 90, 215)))) == 2
+
+
+def test_digits_of_a_photo_that_was_cut_out_tightly():
+    first, last = [(15, 0, 30, 55), (15, 40, 115, 55)], [(25, 345, 105, 360), (90, 345, 105, 400)]
+    others = [(15, 100, 115, 115), (0, 200, 100, 215), (30, 300, 130, 315)]
+    gray = canvas(*first, *others, *last, shape=(130, 400))
+    assert_near(boxes(gray), [(15, 0, 115, 55), *others, (25, 345, 105, 400)])
+    assert [each.cut for each in segment.digits(gray)] == [True, False, True, True, True]
+    assert [each.cut for each in segment.digits(canvas(*first, shape=(130, 400)))] == [False]
+
+
+@pytest.mark.parametrize(
+    ("height", "other"),
+    [
+        (200, [(160, 100, 200, 115)]),  # the next row, cut off
+        (240, [(165, 100, 240, 115), (170, 300, 210, 312)]),  # with a piece of a line beside it
+        (130, [(0, 300, 130, 310)]),  # a line
+        (300, [(0, 300, 200, 310)]),
+        (300, [(40, 215, 50, 400), (40, 215, 150, 225)]),  # a corner
+        (200, [(20, 340, 125, 395), (60, 340, 80, 400)]),  # a dark thing
+        (200, [(50, 385, 100, 400)]),  # a half
+    ],
+)
+def test_other_things_at_the_border(height, other):
+    digits = [(15, 100, 115, 115), (15, 150, 115, 165)]
+    assert_near(boxes(canvas(*digits, *other, shape=(height, 400))), digits)
 
 
 def test_digits_on_a_sheet_whose_edge_is_in_the_photo():
