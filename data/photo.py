@@ -458,8 +458,14 @@ def normalise_stroke_width(mask: np.ndarray) -> np.ndarray:
     reach = math.floor(abs(radius) + 0.5)
     padded = np.pad(grown, reach, constant_values=radius < 0)
     disk = np.hypot(*np.indices((2 * reach + 1,) * 2) - reach) <= abs(radius)
-    for i, j in np.argwhere(disk):
-        grown = grown | padded[i : i + mask.shape[0], j : j + mask.shape[1]]
+    (rows, columns), width = mask.shape, 0
+    wider = padded[:, reach : reach + columns]  # by a row of the disk: these get longer towards its middle
+    for i in range(reach + 1):
+        while width < disk[i].sum() // 2:
+            width += 1
+            wider = wider | padded[:, reach - width :][:, :columns] | padded[:, reach + width :][:, :columns]
+        if disk[i].any():
+            grown = grown | wider[i : i + rows] | wider[2 * reach - i :][:rows]
     return grown if radius > 0 or grown.all() else ~grown
 
 
