@@ -15,7 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tables import ROOT, chosen, machine, mean_std, read_rows, run, write_table
+from tables import LOG, ROOT, chosen, machine, mean_std, read_rows, run, write_table
 
 sys.path.insert(0, str(ROOT))
 
@@ -25,7 +25,7 @@ from app.config import Config
 SHORT = ["softmax", "two_layer", "two_layer_searched", "three_layer", "mlp", "mlp_batchnorm", "cnn_dilated"]
 LONG = ["two_layer_elastic", "deep_elastic", "cnn"]
 SEEDS, LONG_SEEDS = 5, 3
-HEADLINE = {"two_layer": "", "two_layer_elastic": "`models/best.npz`", "cnn": "`models/cnn.npz`"}
+HEADLINE = {"two_layer": "", "two_layer_elastic": "`models/best.npz`", "cnn": ""}
 PUBLISHED = [  # test accuracy of a single network, where it comes from, the config to compare
     ("92.51 %", "softmax regression, Theano's tutorial", "softmax"),
     ("85 %", "784-256-64-10, in public repositories", "three_layer"),
@@ -111,6 +111,7 @@ def main() -> None:
     names = chosen(__doc__, [*SHORT, *LONG, "none"])
     header, *old = read_rows("accuracy")
     table = {row[0].strip("`"): row for row in old}
+    remark = (LOG / "accuracy.md").read_text().splitlines()[-1]  # the machines of the rows that stay
     for name in (name for name in names if name != "none"):
         models = train(name)
         output = run("test.py", "--model", *models)
@@ -120,7 +121,9 @@ def main() -> None:
         title = Config.read(ROOT / "configs" / f"{name}.toml", {}).title
         time = f"{min(map(seconds, models)):.0f}"
         table[name] = [f"`{name}`", title, f"{mean:.2f} ± {std:.2f} %", str(len(models)), time]
-        write_table("accuracy", [header, *(table[n] for n in [*SHORT, *LONG] if n in table)], f"{machine()}.")
+        if machine() not in remark:
+            remark += f" `{name}`: {machine()}."
+        write_table("accuracy", [header, *(table[n] for n in [*SHORT, *LONG] if n in table)], remark)
     rows = [[*table[n][:3], table[n][4], shipped] for n, shipped in HEADLINE.items() if n in table]
     write_table("headline", [["config", "network", "test accuracy", "seconds", "shipped as"], *rows])
     rows = [[source, accuracy, table[n][2], f"`{n}`"] for accuracy, source, n in PUBLISHED if n in table]
