@@ -106,7 +106,8 @@ def test_the_picture_of_a_resumed_run_shows_its_first_epoch(train, monkeypatch):
 
 def test_a_network_on_pictures_has_pictures_of_its_own(train, tmp_path):
     (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "pca.png").touch()  # of an earlier network
+    for name in "pca.png", "confusion.png", "mistakes.png", "mistakes.csv":  # of an earlier network
+        (tmp_path / "m" / name).touch()
     assert train("--epochs", 1, "--out", "m.npz", *CNN)[0] == 0
     written = {p.name for p in (tmp_path / "m").iterdir()}
     assert written == {"history.csv", "curves.png", "weights.png", "features.png", "augment.png", "histograms.png"}
