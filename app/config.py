@@ -1,6 +1,7 @@
 """The configuration of one training run. Its keys are the flags of train.py and the keys in configs/*.toml."""
 
 import argparse
+import difflib
 import json
 import math
 import tomllib
@@ -210,7 +211,9 @@ def fields_from_keys(cls: type, values: dict[str, Any], path: Path) -> dict[str,
     fields_by_key = {option_name(spec.name): spec.name for spec in fields(cls)}
     for key in values:
         if key not in fields_by_key:
-            raise ConfigError(f"{path}: unknown key {key!r}; the keys are {', '.join(fields_by_key)}")
+            close = difflib.get_close_matches(key, fields_by_key, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(fields_by_key)}"
+            raise ConfigError(f"{path}: unknown key {key!r}; {hint}")
     return {fields_by_key[key]: value for key, value in values.items()}
 
 

@@ -233,7 +233,7 @@ def test_one_line_for_every_mistake(train, tmp_path, arguments, code, says):
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("leraning-rate = 0.1", "unknown key 'leraning-rate'"),
+        ("batch_size = 64", "unknown key 'batch_size'; did you mean 'batch-size'?"),
         ("lr = -1", "lr must be"),
         ('lr = "0.1"', "lr must be"),
         ("hidden = 512", "hidden must hold"),
