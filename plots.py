@@ -100,7 +100,7 @@ def curves(history: Sequence[dict], best: int | None = None, title: str = "") ->
 
 def label_curves(figure: Figure, loss: Axes, accuracy: Axes, columns: int = 3) -> None:
     """Add the scales, the names of the axes and the legend of `curves`."""
-    loss.set(xlabel="epoch", ylabel="loss (without L2, label smoothing)", yscale="log")
+    loss.set(xlabel="epoch", ylabel="loss (no L2, no label smoothing)", yscale="log")
     loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     loss.yaxis.set_major_formatter("{x:g}")
     loss.yaxis.set_minor_formatter("")
