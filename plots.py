@@ -135,7 +135,7 @@ def comparison(runs: dict[str, Sequence[Sequence[dict]]], title: str = "") -> Fi
                 low = np.maximum(mean - std, mean / 10)  # the scale of the loss has no zero
                 ax.fill_between(epochs, low, mean + std, color=color, alpha=0.2, linewidth=0)
                 ax.plot(epochs, mean, style, color=color, marker=".", label=label if split == "train" else "")
-    label_curves(figure, *axes, columns=1 if max(map(len, runs)) > 30 else 2)
+    label_curves(figure, *axes, columns=1 if max(map(len, runs)) > 36 else 2)
     return figure
 
 
