@@ -174,7 +174,7 @@ def classify(network: Network, file: Path, arguments: argparse.Namespace) -> lis
 
 
 def is_unsure(probabilities: np.ndarray, digit: segment.Digit) -> bool:
-    """Whether p1 / (p1 + p2) is below the threshold, or the digit looks like two."""
+    """Whether p1 / (p1 + p2) is below the threshold of such a digit, or it looks like two."""
     second, first = np.sort(probabilities)[-2:]
     share = first / (first + second)
     return bool(share < (WIDE_THRESHOLD if digit.wide or digit.cut else SHARE_THRESHOLD)) or (digit.wide and digit.long)

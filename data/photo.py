@@ -459,7 +459,7 @@ def normalise_stroke_width(mask: np.ndarray) -> np.ndarray:
     padded = np.pad(grown, reach, constant_values=radius < 0)
     disk = np.hypot(*np.indices((2 * reach + 1,) * 2) - reach) <= abs(radius)
     (rows, columns), width = mask.shape, 0
-    wider = padded[:, reach : reach + columns]  # by a row of the disk: these get longer towards its middle
+    wider = padded[:, reach : reach + columns]  # dilated by a row of the disk, which is longer each time
     for i in range(reach + 1):
         while width < disk[i].sum() // 2:
             width += 1

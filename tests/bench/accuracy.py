@@ -111,7 +111,8 @@ def main() -> None:
     names = chosen(__doc__, [*SHORT, *LONG, "none"])
     header, *old = read_rows("accuracy")
     table = {row[0].strip("`"): row for row in old}
-    remark = (LOG / "accuracy.md").read_text().splitlines()[-1]  # the machines of the rows that stay
+    *_, remark = (LOG / "accuracy.md").read_text().splitlines()
+    machines = remark.removesuffix(".").split("; ")  # of the rows without an entry of their own, then of the others
     for name in (name for name in names if name != "none"):
         models = train(name)
         output = run("test.py", "--model", *models)
@@ -121,9 +122,9 @@ def main() -> None:
         title = Config.read(ROOT / "configs" / f"{name}.toml", {}).title
         time = f"{min(map(seconds, models)):.0f}"
         table[name] = [f"`{name}`", title, f"{mean:.2f} ± {std:.2f} %", str(len(models)), time]
-        if machine() not in remark:
-            remark += f" `{name}`: {machine()}."
-        write_table("accuracy", [header, *(table[n] for n in [*SHORT, *LONG] if n in table)], remark)
+        machines = [each for each in machines if not each.startswith(f"`{name}`: ")]
+        machines += [f"`{name}`: {machine()}"] if machine() != machines[0] else []
+        write_table("accuracy", [header, *(table[n] for n in [*SHORT, *LONG] if n in table)], f"{'; '.join(machines)}.")
     rows = [[*table[n][:3], table[n][4], shipped] for n, shipped in HEADLINE.items() if n in table]
     write_table("headline", [["config", "network", "test accuracy", "seconds", "shipped as"], *rows])
     rows = [[source, accuracy, table[n][2], f"`{n}`"] for accuracy, source, n in PUBLISHED if n in table]
