@@ -182,6 +182,12 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
         file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
+def suggestion(path: Path, folder: str, suffix: str) -> str:
+    """For the message about a missing file: the file that is meant, if only the folder or the suffix is missing."""
+    candidates = Path(f"{path}{suffix}"), Path(folder, path), Path(folder, f"{path}{suffix}")
+    return next((f": did you mean {candidate}?" for candidate in candidates if candidate.is_file()), "")
+
+
 def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[str, np.ndarray]]:
     """The description and the arrays in `path`, every byte checked. `kind` is the word for it in error messages.
 
@@ -192,8 +198,7 @@ def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[st
     path = Path(path)
     try:
         if not path.is_file():
-            suggestion = f": did you mean {path}.npz?" if Path(f"{path}.npz").is_file() else ""
-            raise StorageError(f"no {kind} at {path}{suggestion}")
+            raise StorageError(f"no {kind} at {path}{suggestion(path, 'models', '.npz')}")
         if path.stat().st_size > 2 * MAX_BYTES:
             raise StorageError(f"{path} is not a {kind}: it is too large")
         content = path.read_bytes()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import data
+import storage
 from data.augment import Distortion
 from network import SCHEDULES, SPLIT, Network, spawn_rng
 from nn.architecture import connect, input_shape, mlp, parse
@@ -123,7 +124,10 @@ class Config:
     @classmethod
     def read(cls, path: Path, overrides: dict[str, Any]) -> "Config":
         """The config in a TOML file, with some settings overridden. ConfigError names the file or the key."""
-        values = fields_from_keys(cls, read_toml(path), path)
+        content = read_toml(path)
+        if content.keys() & {"recipe", "space"}:
+            raise ConfigError(f"{path} is the config of a search: give it to hp_search.py")
+        values = fields_from_keys(cls, content, path)
         try:
             cls(**values).reject_ignored(values)
         except ConfigError as error:
@@ -194,13 +198,20 @@ def option_name(name: str) -> str:
     return name.replace("_", "-")
 
 
+def differing_keys(mine: dict, other: dict) -> str:
+    """The names, as in a config file, of the keys with other values in `other`: "lr, seed", or ""."""
+    names = [name for name in mine | other if mine.get(name) != other.get(name)]
+    return ", ".join(map(option_name, names))
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. ConfigError."""
     try:
         if path.is_file() or not path.exists():  # reading a pipe might never end
             return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
+        hint = storage.suggestion(path, "configs", ".toml")
+        raise ConfigError(f"cannot read the config {path}: {error.strerror}{hint}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a TOML file: {error}") from None
     raise ConfigError(f"the config {path} is not a regular file")
@@ -212,7 +223,7 @@ def fields_from_keys(cls: type, values: dict[str, Any], path: Path) -> dict[str,
     for key in values:
         if key not in fields_by_key:
             close = difflib.get_close_matches(key, fields_by_key, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(fields_by_key)}"
+            hint = f"did you mean {close[0]!r}?" if close else "the keys are the flags of the command, see its --help"
             raise ConfigError(f"{path}: unknown key {key!r}; {hint}")
     return {fields_by_key[key]: value for key, value in values.items()}
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import storage
 from app import cli
-from app.config import Config
+from app.config import Config, differing_keys
 from app.models import keep_shipped
 from network import DivergenceError, Network
 from nn.convolution import Conv2D
@@ -73,8 +73,8 @@ class Run:
     def resume(self, path: Path, network: Network) -> None:
         """Restore run and network from a checkpoint. StorageError, and nothing is changed, if that is impossible."""
         description, arrays = storage.read(path, "checkpoint", MAX_CHECKPOINT_TEXT)
-        if not same_run(self.metadata, description.get("about")):
-            raise storage.StorageError(f"{path} belongs to a run with other settings: use those, or remove it")
+        if different := differing_settings(self.metadata, description.get("about")):
+            raise storage.StorageError(f"{path} belongs to a run with another {different}: use that, or remove it")
         layout, expected = (
             {name: (a.shape, a.dtype) for name, a in each.items()} for each in (arrays, self.arrays(network))
         )
@@ -112,12 +112,16 @@ def is_finite_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def same_run(metadata: dict, saved: Any) -> bool:
-    """Whether a model or checkpoint belongs to this run. Settings missing in the file have their defaults."""
+def differing_settings(metadata: dict, saved: Any) -> str:
+    """The settings, and "data", in which this run differs from that of a model or checkpoint: "lr, data", or "".
+
+    Settings missing in the file have their defaults.
+    """
     recipe = saved.get("recipe") if isinstance(saved, dict) else None
     if not isinstance(recipe, dict):
-        return False
-    return metadata.items() <= (saved | {"recipe": Config().settings() | recipe}).items()
+        return "config"
+    other = Config().settings() | recipe | {"data": saved.get("data")}
+    return differing_keys(metadata["recipe"] | {"data": metadata["data"]}, other)
 
 
 def best_epoch(history: list[dict]) -> int:
@@ -156,8 +160,11 @@ def train(
         elif resume and path.exists():
             saved = Network.load(path).metadata
             scores = [saved.get(key) for key in COLUMNS if key != "seconds" and (validation or "validation" not in key)]
-            if saved.get("finished") and same_run(run.metadata, saved) and all(map(is_finite_number, scores)):
+            different = differing_settings(run.metadata, saved)
+            if saved.get("finished") and not different and all(map(is_finite_number, scores)):
                 return saved | run.metadata, 0
+            if different:
+                cli.warn(f"{path} was trained with another {different}: training starts again")
         images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
         print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")
         # if one of these is impossible, it should fail now and not after an epoch
@@ -174,7 +181,11 @@ def train(
             exit_code = cli.fail(str(error), error.exit_code)
         if run.history:
             save_best(run, network, path, finished=not exit_code)
-            save_figures(network, config, run, folder, np.asarray(training[0][:SHOWN_IMAGES]))
+            try:
+                save_figures(network, config, run, folder, np.asarray(training[0][:SHOWN_IMAGES]))
+            except KeyboardInterrupt as interrupt:
+                exit_code = cli.fail_stopped(interrupt, f"stopped while the figures were drawn; {resume_hint}")
+                stopped = True
         if not stopped:
             checkpoint.unlink(missing_ok=True)
         return network.metadata or None, exit_code

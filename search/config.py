@@ -53,7 +53,10 @@ class SearchConfig:
         overrides: settings of the search and of all trials. dimensions: in the form that `Dimension.read` takes; one
         with a single value becomes a setting of all trials.
         """
-        search = fields_from_keys(cls, {"recipe": {}, "space": {}} | read_toml(path), path)
+        content = read_toml(path)
+        if single := [key for key in content if key in map(option_name, asdict(Config()))]:
+            raise ConfigError(f"{path}: {single[0]} is a setting of a training: put it under [recipe], or use train.py")
+        search = fields_from_keys(cls, {"recipe": {}, "space": {}} | content, path)
         tables = {name: search.pop(name) for name in ("recipe", "space")}
         for name, table in tables.items():
             if not isinstance(table, dict):

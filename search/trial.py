@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import storage
-from app.config import Config, option_name
+from app.config import Config, differing_keys
 from app.training import is_finite_number
 from network import DivergenceError
 
@@ -108,14 +108,15 @@ class Journal:
         end = content.rfind(b"\n") + 1
         try:
             first, *results = [json.loads(line) for line in content[:end].splitlines()] or [{"search": search}]
-            different = [option_name(name) for name in search if first["search"].get(name) != search[name]]
+            mine, other = ({**each, **each.get("recipe", {}), "recipe": {}} for each in (search, first["search"]))
+            different = differing_keys(mine, other)
             if not different and not all(map(is_intact, results)):
                 raise ValueError
             finished = {(r["id"], r["epochs"]): r for r in results if r["status"] != "failed"}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise SearchError(f"{self.path} is damaged: remove it, or give another --out") from None
         if different and results:
-            raise SearchError(f"{self.path} is of a search with another {', '.join(different)}: give another --out")
+            raise SearchError(f"{self.path} is of a search with another {different}: give another --out")
         return finished, 0 if different else end
 
     def add(self, result: dict) -> None:

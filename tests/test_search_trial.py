@@ -89,6 +89,8 @@ def test_another_search_and_a_damaged_journal_are_refused(tmp_path):
         Journal(path, {"method": "random", "space": 1})
     with pytest.raises(SearchError, match="another format: give another --out"):
         Journal(path, {"format": 2, "method": "grid", "space": 1})
+    with pytest.raises(SearchError, match="another lr: give another --out"):
+        Journal(path, {"method": "grid", "space": 1, "recipe": {"lr": 0.1}})
     whole = path.read_bytes()
     damages = [b"nonsense\n" + whole, whole + b"[1]\n", b'{"a": 1}\n', whole.replace(b'"id"', b'"di"')]
     damages += [whole.replace(b"validation_loss", b"loss"), whole + b"[" * 100_000 + b"\n"]

@@ -209,12 +209,18 @@ def test_a_sound_file_with_other_content_is_not_a_model(tmp_path, model):
         assert outcome(tmp_path / "x.npz") is None, changes
 
 
-def test_missing(tmp_path):
+def test_missing(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match=r"no model at .*nothing.npz$"):
         Network.load(tmp_path / "nothing.npz")
     (tmp_path / "a.npz").touch()
     with pytest.raises(StorageError, match=r"no model at .*/a: did you mean .*/a.npz"):
         Network.load(tmp_path / "a")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/b.npz").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in "b", "b.npz":
+        with pytest.raises(StorageError, match=rf"no model at {name}: did you mean models.b.npz\?"):
+            Network.load(name)
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -234,6 +234,8 @@ def test_one_line_for_every_mistake(train, tmp_path, arguments, code, says):
     "text, says",
     [
         ("batch_size = 64", "unknown key 'batch_size'; did you mean 'batch-size'?"),
+        ("colour = 1", "unknown key 'colour'; the keys are the flags of the command, see its --help"),
+        ("[space]\nlr = [0.1, 0.2]", "bad.toml is the config of a search: give it to hp_search.py"),
         ("lr = -1", "lr must be"),
         ('lr = "0.1"', "lr must be"),
         ("hidden = 512", "hidden must hold"),
@@ -250,6 +252,16 @@ def test_bad_recipes(run, tmp_path, text, says):
     (tmp_path / "bad.toml").write_text(text)
     code, _, err = run("train", "--config", "bad.toml")
     assert code == 2 and says in err and err.count("\n") == 1
+
+
+def test_a_config_without_its_folder_or_suffix_is_suggested(run, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/one.toml").touch()
+    for name in "one", "configs/one":
+        expected = (
+            f"train.py: cannot read the config {name}: No such file or directory: did you mean configs/one.toml?\n"
+        )
+        assert run("train", "--config", name) == (2, "", expected)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")

@@ -159,8 +159,9 @@ def test_a_model_older_than_a_setting_is_not_trained_again(train, tmp_path):
     net.save(tmp_path / "m.npz")
     code, out, _ = train("--epochs", 2, "--out", "m.npz", "--resume")
     assert code == 0 and out.count("\n") == 1, "nothing is left to do"
-    code, out, _ = train("--epochs", 2, "--lr", 0.3, "--out", "m.npz", "--resume")
+    code, out, err = train("--epochs", 2, "--lr", 0.3, "--batch-size", 64, "--out", "m.npz", "--resume")
     assert code == 0 and out.count("\n") > 3, "another run"
+    assert err == "m.npz was trained with another batch-size, lr: training starts again\n"
 
 
 @pytest.mark.slow
@@ -175,7 +176,7 @@ def test_ctrl_c_and_signals_keep_the_best_so_far(archive, train, tmp_path, numbe
     Network.load(tmp_path / "m.npz")
     assert (tmp_path / "m" / "curves.png").exists() and (tmp_path / "m" / "checkpoint.npz").exists()
     code, _, err = train("--epochs", 400, "--out", "m.npz", "--resume")
-    assert code == 1 and "other settings" in err
+    assert code == 1 and "m/checkpoint.npz belongs to a run with another epochs: use that, or remove it" in err
 
 
 def test_ctrl_c_while_an_epoch_is_taken_in(train, monkeypatch, tmp_path):
@@ -206,6 +207,20 @@ def test_ctrl_c_before_the_first_epoch(run, archive, monkeypatch, tmp_path):
     assert code == 130 and err.count("\n") == 1 and "stopped" in err and not (tmp_path / "m.npz").exists()
 
 
+def test_ctrl_c_while_the_figures_are_drawn(train, monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "save_figures", interrupted)
+        code, out, err = train("--epochs", 2, "--out", "m.npz")
+    assert code == 130 and "stopped while the figures were drawn; the same command with --resume continues" in err
+    assert out.endswith("-> m.npz\n") and not (tmp_path / "m" / "curves.png").exists()
+    code, out, err = train("--epochs", 2, "--out", "m.npz", "--resume")
+    assert code == 0 and err == "" and (tmp_path / "m" / "curves.png").exists()
+    assert not (tmp_path / "m" / "checkpoint.npz").exists()
+
+
 def test_a_network_too_large_for_its_checkpoint_is_not_trained(run, archive, monkeypatch, tmp_path):
     # room for twice the parameters of softmax regression; its checkpoint has nearly four times as many
     monkeypatch.setattr(storage, "MAX_BYTES", 2 * 4 * 7850)
@@ -219,8 +234,8 @@ def test_resume_notices_other_data(train, run, archive, tmp_path, digits):
     (x, y), _ = digits
     other = tmp_path / "tiny.npz"  # the same name
     np.savez(other, x_train=255 - x, y_train=y)
-    code, out, _ = run("train", *fast("--epochs", 1, "--out", "m.npz", "--resume", "--dataset", other))
-    assert code == 0 and "parameters;" in out, "trained anew"
+    code, out, err = run("train", *fast("--epochs", 1, "--out", "m.npz", "--resume", "--dataset", other))
+    assert code == 0 and "parameters;" in out and "another data:" in err, "trained anew"
 
 
 def test_resume_after_a_divergence_tries_again(train, monkeypatch, tmp_path):
@@ -285,7 +300,7 @@ def stopped():
     """A run after an epoch, and its network."""
     config = Config(hidden=[8], epochs=3)
     network = config.build_network()
-    run = training.Run({"dataset": "tiny", "recipe": config.settings()})
+    run = training.Run({"dataset": "tiny", "data": "0", "recipe": config.settings()})
     run.record_epoch(record(), network)
     return run, network
 
@@ -293,8 +308,9 @@ def stopped():
 @pytest.mark.parametrize(
     "changes, more, reason",
     [
-        ({"about": None}, {}, "other settings"),
-        ({"about": {"recipe": [1]}}, {}, "other settings"),
+        ({"about": None}, {}, "another config"),
+        ({"about": {"recipe": [1]}}, {}, "another config"),
+        ({"about": {"recipe": {"lr": 0.2, "epochs": 3, "hidden": [8]}, "data": "1"}}, {}, "another lr, data: use"),
         ({"history": None}, {}, "not a list of epochs"),
         ({"history": {}}, {}, "not a list of epochs"),
         ({"history": []}, {}, "not a list of epochs"),
@@ -338,7 +354,7 @@ def test_a_checkpoint_with_wrong_content_changes_nothing(stopped, tmp_path, chan
 def test_a_checkpoint_holds_a_long_history(tmp_path):
     """Up to 100,000 epochs, with numbers as long as they get; here a tenth of them, to save time."""
     config = Config(hidden=[], epochs=100_000)
-    network, run = config.build_network(), training.Run({"dataset": "tiny", "recipe": config.settings()})
+    network, run = config.build_network(), training.Run({"dataset": "tiny", "data": "0", "recipe": config.settings()})
     third = -1 / 30_000
     run.record_epoch(record(), network)
     losses = dict.fromkeys(("train_loss", "train_accuracy", "lr", "seconds", *VALIDATED), third)
