@@ -260,28 +260,30 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str = "") -> Fig
 @styled
 def predictions(results: Sequence[tuple], title: str = "") -> Figure:
     """For each photo: its name, the photo (height, width, 3), of each digit the network's input (28, 28), the
-    probabilities, and, unless there is only one, the box: left, top, right, bottom as fractions of the photo.
+    probabilities, whether it is unsure (a question mark), and, unless there is only one, the box: left, top, right,
+    bottom as fractions of the photo.
     """
     several = any(boxes for *_, boxes in results)  # they need a larger photo
     width, columns = (2.4, 3) if several else (1.8, 3 * min(2, len(results)))
     figure, axes = new_figure(width, 1.8, 3 * len(results), columns, title)
     if several:
         axes[0].get_gridspec().set_width_ratios([2, 1, 1])
-    for i, (name, photo, inputs, probabilities, boxes) in enumerate(results):
+    for i, (name, photo, inputs, probabilities, unsure, boxes) in enumerate(results):
+        answers = [f"{np.argmax(each)}{'?' * doubt}" for each, doubt in zip(probabilities, unsure, strict=True)]
         photo_axes, input_axes, bar_axes = axes[3 * i : 3 * i + 3]
         show_image(photo_axes, photo, interpolation="nearest" if max(photo.shape) < 100 else "antialiased")
         (height, width), small = photo.shape[:2], len(boxes) > 12
-        for (left, top, right, bottom), each in zip(boxes, probabilities, strict=False):
+        for (left, top, right, bottom), answer in zip(boxes, answers, strict=False):
             corner = (width * left - 0.5, height * top - 0.5)
             sides = width * (right - left), height * (bottom - top)
             photo_axes.add_patch(Rectangle(corner, *sides, fill=False, ec=BLUE, linewidth=0.6 if small else 1))
             label = {"weight": "bold", "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}}
-            photo_axes.text(*corner, int(np.argmax(each)), color=ORANGE, fontsize=5 if small else 8, **label)
+            photo_axes.text(*corner, answer, color=ORANGE, fontsize=5 if small else 8, **label)
         name = name if len(name) <= 24 else f"...{name[-21:]}"
         photo_axes.set_title(drawable(name), fontsize=9, parse_math=False)
         show_image(input_axes, montage(inputs))
         input_axes.set_title("network input", fontsize=9)
-        plot_probabilities(bar_axes, probabilities)
+        plot_probabilities(bar_axes, probabilities, answers)
     return figure
 
 
@@ -293,16 +295,15 @@ def montage(images: Sequence[np.ndarray], columns: int = 0, blank: float = 0) ->
     return np.block([[*row] for row in grid])
 
 
-def plot_probabilities(ax: Axes, probabilities: Sequence[Sequence[float]]) -> None:
+def plot_probabilities(ax: Axes, probabilities: Sequence[Sequence[float]], answers: Sequence[str]) -> None:
     """The probabilities of the ten digits as bars, the most likely in another colour; or that of each of several."""
-    best = [int(np.argmax(each)) for each in probabilities]
-    if len(best) == 1:
+    if len(answers) == 1:
         bars, ticks = probabilities[0], range(10)
-        colors = [ORANGE if digit == best[0] else BLUE for digit in ticks]
-        ax.set_title(f"{best[0]} ({100 * max(bars):.1f}%)", fontsize=10)
+        colors = [ORANGE if digit == np.argmax(bars) else BLUE for digit in ticks]
+        ax.set_title(f"{answers[0]} ({100 * max(bars):.1f}%)", fontsize=10)
     else:
-        bars, ticks, colors = [max(each) for each in probabilities], best, ORANGE
-        ax.set_title(f"{len(best)} digits, lowest {100 * min(bars):.2f}%", fontsize=9)
+        bars, ticks, colors = [max(each) for each in probabilities], answers, ORANGE
+        ax.set_title(f"{len(answers)} digits, lowest {100 * min(bars):.2f}%", fontsize=9)
     ax.bar(range(len(bars)), bars, color=colors)
     ax.set(ylim=(0, 1), yticks=[0, 0.5, 1])
     if len(bars) > 12:  # no space for the digits

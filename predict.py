@@ -224,7 +224,9 @@ def print_summary(results: list[dict], arguments: argparse.Namespace) -> None:
     unsure, photos = sum(result["unsure"] for result in read), len({result["file"] for result in read})
     total = photos + len(results) - len(read)
     digits = f", {len(read):,} digits" if len(read) > photos else ""
-    files = [str(path) for path in (arguments.csv, arguments.show if read else None) if path]
+    files = [str(arguments.csv)] * bool(arguments.csv)
+    if arguments.show and read:
+        files.append(str(arguments.show) + (f" (the first {SHOWN})" if photos > SHOWN else ""))
     where = f" -> {', '.join(files)}" if files else ""
     summary = f"{total:,} photo{'s' * (total != 1)}: {photos:,} read{digits}, {unsure:,} of them unsure"
     model = arguments.model
@@ -239,12 +241,13 @@ def save_figure(results: list[dict], arguments: argparse.Namespace) -> None:
 
     shown, read = [], [result for result in results if "error" not in result]
     for name, found in itertools.islice(itertools.groupby(read, lambda result: result["file"]), SHOWN):
-        file, probabilities = Path(name), [result["probabilities"] for result in found]
+        file, found = Path(name), list(found)
+        probabilities, unsure = ([result[key] for result in found] for key in ("probabilities", "unsure"))
         with contextlib.suppress(photo.PhotoError):  # it was removed in the meantime
             digits = find_digits(file, arguments)
             boxes = [digit.box for digit in digits] if len(digits) > 1 else []
             small = photo.thumbnail(file, 480 if boxes else 160)
-            shown.append((file.name, small, [digit.image for digit in digits], probabilities, boxes))
+            shown.append((file.name, small, [digit.image for digit in digits], probabilities, unsure, boxes))
     if shown:
         plots.save(plots.predictions(shown), arguments.show, PNG_SOFTWARE)
 

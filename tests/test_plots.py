@@ -27,7 +27,7 @@ FIGURES = {  # arguments of every function that makes a figure, without the titl
     plots.histograms: ({"0.W": WEIGHTS, "0.b": np.zeros(30)},),
     plots.confusion: (RNG.integers(0, 50, (10, 10)),),
     plots.gallery: (IMAGES, [f"#{i}" for i in range(9)]),
-    plots.predictions: ([("a.png", PHOTO, IMAGES[:1], [PROBABILITIES], [])],),
+    plots.predictions: ([("a.png", PHOTO, IMAGES[:1], [PROBABILITIES], [False], [])],),
 }
 
 
@@ -188,15 +188,15 @@ def test_gallery_shows_every_image_with_its_caption():
 
 def test_predictions_show_photo_input_and_probabilities():
     names = ["a" * 30, "b", "c"]
-    results = [(name, PHOTO, [IMAGES[i]], [np.roll(PROBABILITIES, i)], []) for i, name in enumerate(names)]
+    results = [(name, PHOTO, [IMAGES[i]], [np.roll(PROBABILITIES, i)], [i == 2], []) for i, name in enumerate(names)]
     axes = plots.predictions(results).axes
-    for i, (_, _, [image], [probabilities], _) in enumerate(results):
+    for i, (_, _, [image], [probabilities], _, _) in enumerate(results):
         photo_axes, input_axes, bar_axes = axes[3 * i : 3 * i + 3]
         assert (photo_axes.images[0].get_array() == PHOTO).all() and (input_axes.images[0].get_array() == image).all()
         assert [bar.get_height() for bar in bar_axes.patches] == list(probabilities)
         colors = [bar.get_facecolor() for bar in bar_axes.patches]
         assert colors.count(colors[i - 1]) == 1, "the most likely digit stands out"
-        assert bar_axes.get_title() == f"{(i - 1) % 10} (20.0%)" and bar_axes.get_ylim() == (0, 1)
+        assert bar_axes.get_title() == f"{(i - 1) % 10}{'?' * (i == 2)} (20.0%)" and bar_axes.get_ylim() == (0, 1)
     assert [ax.get_title() for ax in axes[0:9:3]] == ["..." + "a" * 21, "b", "c"]
     assert [ax.get_visible() for ax in axes] == [True] * 9 + [False] * 3
 
@@ -204,10 +204,13 @@ def test_predictions_show_photo_input_and_probabilities():
 def test_predictions_of_several_digits_show_their_boxes():
     boxes = [(0, 0, 0.5, 0.5), (0.5, 0, 1, 0.5), (0, 0.5, 0.5, 1)]
     chances = [np.roll(PROBABILITIES, i) for i in range(3)]
-    photo_axes, input_axes, bar_axes = plots.predictions([("a", PHOTO, IMAGES[:3], chances, boxes)]).axes[:3]
+    photo = "a", PHOTO, IMAGES[:3], chances, [False, True, False], boxes
+    photo_axes, input_axes, bar_axes = plots.predictions([photo]).axes[:3]
     height, width = PHOTO.shape[:2]
     assert photo_axes.patches[1].get_bbox().bounds == (width / 2 - 0.5, -0.5, width / 2, height / 2)
-    assert [text.get_text() for text in photo_axes.texts] == [str(np.argmax(each)) for each in chances]
+    answers = ["9", "0?", "1"]
+    assert [text.get_text() for text in photo_axes.texts] == answers, "an unsure one has a question mark"
+    assert [label.get_text() for label in bar_axes.get_xticklabels()] == answers
     shown = input_axes.images[0].get_array()
     assert (shown[:28, 28:] == IMAGES[1]).all() and (shown[28:, :28] == IMAGES[2]).all() and not shown[28:, 28:].any()
     assert [bar.get_height() for bar in bar_axes.patches] == [max(each) for each in chances]

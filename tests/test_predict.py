@@ -216,10 +216,18 @@ def test_the_figure_shows_photos_inputs_and_probabilities(run, model, photos, mo
     files = sorted(photos)[:3]
     run("predict", *files, "--model", model, "--show", "a.png")
     network = Network.load(model)
-    for (name, thumbnail, [image], [probabilities], boxes), file in zip(shown, files, strict=True):
+    for (name, thumbnail, [image], [probabilities], [unsure], boxes), file in zip(shown, files, strict=True):
         assert name == file.split("/")[2] and thumbnail.shape == (160, 160, 3) and (image == photos[file]).all()
-        assert boxes == []
+        assert boxes == [] and unsure == (max(probabilities) / sum(sorted(probabilities)[-2:]) < 0.9)
         assert probabilities == pytest.approx(list(network.predict_proba(photos[file][None])[0]), abs=1e-6)
+
+
+def test_the_summary_says_how_many_photos_the_figure_shows(capsys):
+    command = script("predict")
+    for count, end in (24, "-> a.csv, a.png\n"), (25, "-> a.csv, a.png (the first 24)\n"):
+        results = [{"file": f"{i}.png", "unsure": False} for i in range(count)]
+        command.print_summary(results, command.parse_arguments(["x", "--csv", "a.csv", "--show", "a.png"]))
+        assert capsys.readouterr().out.endswith(end)
 
 
 @pytest.mark.figures
