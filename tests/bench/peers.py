@@ -278,7 +278,7 @@ def main() -> None:
     print("\n".join(" | ".join(row) for row in rows))
     if arguments.write:
         versions = ", ".join(f"{name} {version(PEERS[name][2])}" for name in names[1:])
-        remark = f"Median of {len(results['ours'])}; in brackets divided by ours, with the range; {machine()}"
+        remark = f"Median of {len(results['ours'])}; in brackets median and range of the ratios to ours; {machine()}"
         write_table("peers", rows, f"{remark}, {versions}.\n\n![the same as bars](peers.png)")
         figure(results, ROOT / "docs" / "peers.png")
 
