@@ -327,7 +327,7 @@ class Network:
         windows = (
             item for epoch in remaining for item in epoch_windows(images, labels, window, augment, seed, epoch, epochs)
         )
-        if augment:  # reading alone is faster without a thread: each part of a file that is read stops both threads
+        if augment:  # not for a file alone: with each of its 1,200 parts, two threads would wait for Python's lock
             windows = prefetch(windows)
         for epoch in remaining:
             started = time.perf_counter()
