@@ -121,7 +121,7 @@ def differing_settings(metadata: dict, saved: Any) -> str:
     if not isinstance(recipe, dict):
         return "config"
     other = Config().settings() | recipe | {"data": saved.get("data")}
-    return differing_keys(metadata["recipe"] | {"data": metadata["data"]}, other)
+    return differing_keys(metadata["recipe"] | {"data": metadata.get("data")}, other)
 
 
 def best_epoch(history: list[dict]) -> int:
