@@ -311,6 +311,7 @@ def stopped():
         ({"about": None}, {}, "another config"),
         ({"about": {"recipe": [1]}}, {}, "another config"),
         ({"about": {"recipe": {"lr": 0.2, "epochs": 3, "hidden": [8]}, "data": "1"}}, {}, "another lr, data: use"),
+        ({"about": {"recipe": {"epochs": 3, "hidden": [8], "new": 1}, "data": "0"}}, {}, "another new: use"),
         ({"history": None}, {}, "not a list of epochs"),
         ({"history": {}}, {}, "not a list of epochs"),
         ({"history": []}, {}, "not a list of epochs"),
