@@ -295,14 +295,11 @@ def montage(images: Sequence[np.ndarray], columns: int = 0, blank: float = 0) ->
     return np.block([[*row] for row in grid])
 
 
-def plot_probabilities(
-    ax: Axes, probabilities: Sequence[Sequence[float]], answers: Sequence[str] | None = None
-) -> None:
+def plot_probabilities(ax: Axes, probabilities: Sequence[Sequence[float]], answers: Sequence[str]) -> None:
     """The probabilities of the ten digits as bars, the most likely in another colour; or that of each of several.
 
-    answers: the texts of the most likely digits, if they are more than the digits themselves.
+    answers: the text for each digit, such as "7".
     """
-    answers = answers or [str(np.argmax(each)) for each in probabilities]
     if len(answers) == 1:
         bars, ticks = probabilities[0], range(10)
         colors = [ORANGE if digit == np.argmax(bars) else BLUE for digit in ticks]

@@ -105,7 +105,7 @@ class Pad:
         plots.show_image(self.input_axes, plots.montage(images), "black")
         self.input_axes.set_title("network input")
         self.bar_axes.clear()
-        plots.plot_probabilities(self.bar_axes, probabilities)
+        plots.plot_probabilities(self.bar_axes, probabilities, list(map(str, probabilities.argmax(axis=1))))
         if not probabilities.any():
             self.bar_axes.set_title("")
         self._show_message("")
