@@ -2,7 +2,7 @@
 
 As a command, it compares trainings:  python plots.py models/a models/b-seed*
 
-    2 configs, 6 histories -> models/comparison.png
+    configs: 2, histories: 6 -> models/comparison.png
 """
 
 import argparse
@@ -348,7 +348,7 @@ def main(argv: list[str] | None = None) -> int:
         runs.setdefault(name, []).append(read_history(folder / "history.csv"))
     validated = any("validation_loss" in history[0] for histories in runs.values() for history in histories)
     save(comparison(runs, "solid: validation, dashed: training" if validated else "training"), arguments.out)
-    print(f"{len(runs)} configs, {len(folders)} histories -> {arguments.out}")
+    print(f"configs: {len(runs)}, histories: {len(folders)} -> {arguments.out}")
     return 0
 
 

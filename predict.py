@@ -1,13 +1,13 @@
 """Classify the digits in photos, scans or drawings:  python predict.py digits/
 
-    photo           digit  probability  runner-up  probability
-    digits/me.jpg       7       0.9981          1       0.0012
-    digits/you.png      4       0.5120          9       0.4410  unsure
-    digits/phone.png   20 / 47  0.9913                          1 of 4 unsure
+    photo             digit  probability  runner-up  probability
+    digits/me.jpg         7       0.9981          1       0.0012
+    digits/phone.png  20 / 47       0.9113                          1 of 4 unsure
+    digits/you.png        4       0.5120          9       0.4410  unsure
     3 photos: 3 read, 6 digits, 2 of them unsure (models/best.npz)
 
-One or several digits per photo, in any size, colour, lighting and polarity. Of several it prints the digits in reading
-order, rows divided by " / ", and the lowest probability. --draw opens a window to draw in.
+One or several digits per photo, of any size and colour, in any light, dark on light or light on dark. Of several it
+prints the digits in reading order, rows divided by " / ", and the lowest probability. --draw opens a window to draw in.
 """
 
 import argparse
@@ -62,11 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> cli.Parser:
     """The command line."""
-    result = cli.Parser(
-        prog="predict.py",
-        description="Classify the digits in photos, scans or drawings: one row for each photo, with its digits in "
-        "reading order (rows divided by ' / ').",
-    )
+    result = cli.Parser(prog="predict.py", description="Classify the digits in photos, scans or drawings.")
     result.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="photos, and folders of photos")
     result.add_argument("--model", type=Path, default=SHIPPED[0], help="a model file (models/best.npz)")
     result.add_argument(
@@ -76,7 +72,7 @@ def parser() -> cli.Parser:
     result.add_argument("--csv", type=Path, metavar="FILE", help="write the predictions to a CSV file")
     result.add_argument("--json", action="store_true", help="print the predictions as JSON, with all ten probabilities")
     result.add_argument("--show", type=Path, metavar="FILE", help=f"save what the network saw (first {SHOWN}) as PNG")
-    result.add_argument("--draw", action="store_true", help="open a window to draw a digit with the mouse")
+    result.add_argument("--draw", action="store_true", help="open a window to draw digits in with the mouse")
     return result
 
 
@@ -201,10 +197,9 @@ def format_row(results: list[dict], width: int) -> str:
         name = f"...{name[3 - width :]}"
     first, unsure = results[0], sum(result["unsure"] for result in results)
     cells = [reading(results), f"{min(result['probability'] for result in results):.4f}", "", ""]
-    remarks = [f"{unsure} of {len(results)} unsure"] if unsure else []
+    remarks = ["unsure" if len(results) == 1 else f"{unsure} of {len(results)} unsure"] if unsure else []
     if len(results) == 1:
         cells[2:] = [first["runner_up"], f"{first['runner_up_probability']:.4f}"]
-        remarks = ["unsure"] if unsure else []
     if first.get("real", first["digit"]) != first["digit"]:
         remarks.append(f"wrong: it is {first['real']}")
     return f"{name:{width}}  {cli.format_row(cells, [*map(len, TITLES)])}  {', '.join(remarks)}".rstrip()

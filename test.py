@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     models = f", {len(networks)} models" if len(networks) > 1 else ""
     where = cli.first_and_last([f"{path.with_suffix('')}/" for path in networks])
     print(f"test accuracy {accuracy} ({dataset}, {len(images)} images{models}) -> {where}")
-    suffix = "" if trained_on == {dataset} else f"-{dataset}"
     for path, result in results.items():
+        suffix = "" if networks[path].metadata.get("dataset") == dataset else f"-{dataset}"
         save_files(path.with_suffix(""), suffix, dataset, images, labels, result)
     return 0
 

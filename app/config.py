@@ -49,6 +49,7 @@ def in_range(low: int, high: int) -> Rule:
 
 AT_LEAST_1 = Rule("be an integer from 1 to 1,000,000,000", lambda n: 1 <= n <= 10**9)
 AT_LEAST_0 = Rule("be a number of at least 0", lambda x: 0 <= x < math.inf)
+INTEGER_AT_LEAST_0 = Rule("be an integer of at least 0", lambda n: n >= 0)
 ABOVE_0 = Rule("be a number above 0", lambda x: 0 < x < math.inf)
 FRACTION = Rule("lie in [0, 1)", lambda x: 0 <= x < 1)
 SIZES = Rule("hold integers from 1 to 1,000,000", lambda sizes: all(1 <= size <= 10**6 for size in sizes))
@@ -99,7 +100,7 @@ class Config:
     smooth: float = setting(4, in_range(1, 28), "std of the Gaussian that smooths the displacement, in pixels")
     anneal: float = setting(1, in_range(0, 1), "factor of the augmentation at the end; it falls over the second half")
     standardize: bool = setting(True, BOOL, "standardize with the pixel mean and std; if not, use pixel / 255")
-    seed: int = setting(0, AT_LEAST_0, "random seed")
+    seed: int = setting(0, INTEGER_AT_LEAST_0, "random seed")
     dataset: str = setting("auto", DATASET, "auto, mnist, synthetic, or the path of a file or folder of digits")
 
     # these do not affect the model
@@ -208,7 +209,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. ConfigError."""
     try:
         if path.is_file() or not path.exists():  # reading a pipe might never end
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            json.dumps(content, default=str)  # as in messages: fails if it is nested too deeply
+            return content
     except OSError as error:
         hint = storage.suggestion(path, "configs", ".toml")
         raise ConfigError(f"cannot read the config {path}: {error.strerror}{hint}") from None

@@ -121,7 +121,7 @@ def open_window(predict: Callable[[np.ndarray], np.ndarray]) -> None:
         from matplotlib import pyplot
 
         pyplot.rcParams.update({"toolbar": "None", **plots.STYLE})
-        figure = pyplot.figure("draw a digit", figsize=(10, 4.4), layout="constrained")
+        figure = pyplot.figure("draw digits", figsize=(10, 4.4), layout="constrained")
         interactive = figure.canvas.required_interactive_framework is not None
     except (ImportError, ValueError):  # this backend is not installed
         interactive = False

@@ -74,7 +74,8 @@ class Run:
         """Restore run and network from a checkpoint. StorageError, and nothing is changed, if that is impossible."""
         description, arrays = storage.read(path, "checkpoint", MAX_CHECKPOINT_TEXT)
         if different := differing_settings(self.metadata, description.get("about")):
-            raise storage.StorageError(f"{path} belongs to a run with another {different}: use that, or remove it")
+            reason = f"{path} belongs to a run with other settings ({different}): use those, or remove it"
+            raise storage.StorageError(reason)
         layout, expected = (
             {name: (a.shape, a.dtype) for name, a in each.items()} for each in (arrays, self.arrays(network))
         )
@@ -164,17 +165,16 @@ def train(
             if saved.get("finished") and not different and all(map(is_finite_number, scores)):
                 return saved | run.metadata, 0
             if different:
-                cli.warn(f"{path} was trained with another {different}: training starts again")
+                cli.warn(f"{path} was trained with other settings ({different}): training starts again")
         images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
         print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")
         # if one of these is impossible, it should fail now and not after an epoch
         storage.check_size(checkpoint, run.arrays(network))
         folder.mkdir(parents=True, exist_ok=True)
-        exit_code, stopped = 0, False
+        exit_code = 0
         try:
             fit_and_record(config, run, network, training, validation, checkpoint)
         except KeyboardInterrupt as interrupt:
-            stopped = True
             done = f"after epoch {len(run.history)}; {resume_hint}" if run.history else "before the first epoch ended"
             exit_code = cli.fail_stopped(interrupt, f"stopped {done}")
         except DivergenceError as error:
@@ -185,8 +185,7 @@ def train(
                 save_figures(network, config, run, folder, np.asarray(training[0][:SHOWN_IMAGES]))
             except KeyboardInterrupt as interrupt:
                 exit_code = cli.fail_stopped(interrupt, f"stopped while the figures were drawn; {resume_hint}")
-                stopped = True
-        if not stopped:
+        if exit_code < 128:  # not stopped
             checkpoint.unlink(missing_ok=True)
         return network.metadata or None, exit_code
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from app.config import (
-    AT_LEAST_0,
     AT_LEAST_1,
+    INTEGER_AT_LEAST_0,
     Config,
     ConfigError,
     choice,
@@ -29,7 +29,7 @@ class SearchConfig:
     """All settings that affect the result of a search."""
 
     method: str = setting("halving", choice(["halving", "grid", "random", "coordinate"]), "how the space is searched")
-    trials: int = setting(0, AT_LEAST_0, "number of random trials, for halving and random; 0: the whole grid")
+    trials: int = setting(0, INTEGER_AT_LEAST_0, "number of random trials (halving, random); 0 with halving: the grid")
     repeats: int = setting(1, AT_LEAST_1, f"seeds for each of the {FINALISTS} best trials; the best mean wins")
     recipe: Config = field(default_factory=Config)  # the settings that all trials have in common
     space: dict[str, Dimension] = field(default_factory=dict)

@@ -131,7 +131,7 @@ def learning_curves(rungs: dict[int, dict[str, Sequence[float]]], winner: str, t
                 style |= {"color": ORANGE, "alpha": 1, "linewidth": 1.8, "label": "winner", "zorder": 4}
             ax.plot(np.arange(1, len(error) + 1) + shift, error, ".-", **style)
         _error_axis(ax, np.concatenate([error for rung in errors for error in rung.values()]))
-        ax.set(xlim=(0.5, length + 0.5), xlabel="epoch", title=f"{len(rung)} trials".replace("1 trials", "1 trial"))
+        ax.set(xlim=(0.5, length + 0.5), xlabel="epoch", title=f"{len(rung)} trial{'s' * (len(rung) != 1)}")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.label_outer()
     lines = {line.get_label(): line for ax in axes for line in ax.lines}

@@ -116,7 +116,7 @@ class Journal:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise SearchError(f"{self.path} is damaged: remove it, or give another --out") from None
         if different and results:
-            raise SearchError(f"{self.path} is of a search with another {different}: give another --out")
+            raise SearchError(f"{self.path} is of a search with other settings ({different}): give another --out")
         return finished, 0 if different else end
 
     def add(self, result: dict) -> None:

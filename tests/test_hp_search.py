@@ -90,7 +90,7 @@ def test_results_of_paused_trials_are_refused(in_process, hp_search, tmp_path):
     path.write_text(path.read_text().replace('"format": 3, ', ""))
     before = path.read_bytes()
     code, _, err = hp_search()
-    assert code == 1 and err.count("\n") == 1 and "search with another format: give another --out" in err
+    assert code == 1 and err.count("\n") == 1 and "search with other settings (format): give another --out" in err
     assert path.read_bytes() == before
 
 

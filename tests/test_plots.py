@@ -232,7 +232,7 @@ def test_seeds_become_a_mean_and_a_band(run, histories, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append((figure, str(path))))
     monkeypatch.setattr("tests.conftest.script", lambda name: plots)
-    assert run("plots", *histories) == (0, "2 configs, 3 histories -> models/comparison.png\n", "")
+    assert run("plots", *histories) == (0, "configs: 2, histories: 3 -> models/comparison.png\n", "")
     ((figure, path),) = drawn
     loss, accuracy = figure.axes
     validation, training, b = loss.lines
@@ -252,7 +252,7 @@ def test_a_model_beside_the_seeds_is_not_one_of_them(run, histories, monkeypatch
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
     monkeypatch.setattr("tests.conftest.script", lambda name: plots)
     storage.write_csv(tmp_path / "models" / "a" / "history.csv", HISTORY[0], HISTORY)
-    assert run("plots", "models/a", *histories[:2])[1] == "2 configs, 3 histories -> models/comparison.png\n"
+    assert run("plots", "models/a", *histories[:2])[1] == "configs: 2, histories: 3 -> models/comparison.png\n"
     labels = [text.get_text() for text in drawn[0].legends[0].texts]
     assert labels == ["models/a", "models/a-seed* (2 seeds)"]
 
@@ -270,7 +270,7 @@ def test_many_configs_have_colors_of_their_own():
 
 @pytest.mark.figures
 def test_the_command_writes_a_figure(run, histories, tmp_path):
-    assert run("plots", *histories, "--out", "deep/er/c.png")[:2] == (0, "2 configs, 3 histories -> deep/er/c.png\n")
+    assert run("plots", *histories, "--out", "deep/er/c.png")[:2] == (0, "configs: 2, histories: 3 -> deep/er/c.png\n")
     with Image.open(tmp_path / "deep/er/c.png") as figure:
         assert figure.format == "PNG"
 

@@ -41,18 +41,18 @@ def test_marginals_mark_the_best():
 
 def test_learning_curves_show_each_rung_from_its_first_epoch():
     rungs = {
-        1: {"a": [0.9], "b": [0.7], "c": []},
+        1: {"a": [0.9], "b": [0.7], "c": [], **{str(i): [0.5] for i in range(8)}},
         3: {"b": [0.8, 0.95, 0.96], "a": [0.7, 0.8, 0.9]},
         5: {"b": [0.9] * 5},
     }
     figure = learning_curves(rungs, winner="b")
     first, second, third = figure.axes
-    assert [len(line.get_ydata()) for line in first.lines] == [1, 1, 0], "a trial that diverged at once has no curve"
+    assert [len(line.get_ydata()) for line in first.lines] == [1, 1, 0, *[1] * 8], "a trial that diverged has no curve"
     assert [list(line.get_xdata()) for line in second.lines] == [[1, 2, 3]] * 2
     assert np.allclose(second.lines[0].get_ydata(), [20, 5, 4])
     colors = [[to_hex(line.get_color()) for line in ax.lines] for ax in figure.axes]
-    assert colors == [[BLUE, ORANGE, GREY], [ORANGE, GREY], [ORANGE]]
-    assert [ax.get_title() for ax in figure.axes] == ["3 trials", "2 trials", "1 trial"]
+    assert colors == [[BLUE, ORANGE, *[GREY] * 9], [ORANGE, GREY], [ORANGE]]
+    assert [ax.get_title() for ax in figure.axes] == ["11 trials", "2 trials", "1 trial"]
     assert first.get_ylim() == third.get_ylim() and first.yaxis_inverted(), "one scale"
     (legend,) = figure.legends
     labels = {

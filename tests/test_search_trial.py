@@ -85,11 +85,11 @@ def test_another_search_and_a_damaged_journal_are_refused(tmp_path):
     path = tmp_path / "search.jsonl"
     journal_of(path, {"method": "grid"})  # has no results: may be replaced
     journal_of(path, {"method": "grid", "space": 1}, RESULT)
-    with pytest.raises(SearchError, match="another method: give another --out"):
+    with pytest.raises(SearchError, match=r"other settings \(method\): give another --out"):
         Journal(path, {"method": "random", "space": 1})
-    with pytest.raises(SearchError, match="another format: give another --out"):
+    with pytest.raises(SearchError, match=r"other settings \(format\): give another --out"):
         Journal(path, {"format": 2, "method": "grid", "space": 1})
-    with pytest.raises(SearchError, match="another lr: give another --out"):
+    with pytest.raises(SearchError, match=r"other settings \(lr\): give another --out"):
         Journal(path, {"method": "grid", "space": 1, "recipe": {"lr": 0.1}})
     whole = path.read_bytes()
     damages = [b"nonsense\n" + whole, whole + b"[1]\n", b'{"a": 1}\n', whole.replace(b'"id"', b'"di"')]

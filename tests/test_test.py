@@ -134,6 +134,15 @@ def test_several_models(run, train, archive):
     assert float(std) == pytest.approx(np.std(singles, ddof=1), abs=1e-4)
 
 
+def test_models_of_several_datasets(run, model, archive, tmp_path):
+    """The figures of each have the name of the dataset only if it is another one."""
+    model.metadata["dataset"] = "other"
+    model.save(Path("models/o.npz"))
+    code, _, err = run("test", "--model", PATH, "models/o.npz", "--dataset", archive)
+    assert code == 0 and "trained on other, tiny, but tested on tiny" in err
+    assert (tmp_path / "models/m/confusion.png").exists() and (tmp_path / "models/o/confusion-tiny.png").exists()
+
+
 def test_bad_models(run, tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))

@@ -161,7 +161,7 @@ def test_a_model_older_than_a_setting_is_not_trained_again(train, tmp_path):
     assert code == 0 and out.count("\n") == 1, "nothing is left to do"
     code, out, err = train("--epochs", 2, "--lr", 0.3, "--batch-size", 64, "--out", "m.npz", "--resume")
     assert code == 0 and out.count("\n") > 3, "another run"
-    assert err == "m.npz was trained with another batch-size, lr: training starts again\n"
+    assert err == "m.npz was trained with other settings (batch-size, lr): training starts again\n"
 
 
 @pytest.mark.slow
@@ -176,7 +176,7 @@ def test_ctrl_c_and_signals_keep_the_best_so_far(archive, train, tmp_path, numbe
     Network.load(tmp_path / "m.npz")
     assert (tmp_path / "m" / "curves.png").exists() and (tmp_path / "m" / "checkpoint.npz").exists()
     code, _, err = train("--epochs", 400, "--out", "m.npz", "--resume")
-    assert code == 1 and "m/checkpoint.npz belongs to a run with another epochs: use that, or remove it" in err
+    assert code == 1 and "m/checkpoint.npz belongs to a run with other settings (epochs): use those, or" in err
 
 
 def test_ctrl_c_while_an_epoch_is_taken_in(train, monkeypatch, tmp_path):
@@ -235,7 +235,7 @@ def test_resume_notices_other_data(train, run, archive, tmp_path, digits):
     other = tmp_path / "tiny.npz"  # the same name
     np.savez(other, x_train=255 - x, y_train=y)
     code, out, err = run("train", *fast("--epochs", 1, "--out", "m.npz", "--resume", "--dataset", other))
-    assert code == 0 and "parameters;" in out and "another data:" in err, "trained anew"
+    assert code == 0 and "parameters;" in out and "other settings (data):" in err, "trained anew"
 
 
 def test_resume_after_a_divergence_tries_again(train, monkeypatch, tmp_path):
@@ -308,10 +308,14 @@ def stopped():
 @pytest.mark.parametrize(
     "changes, more, reason",
     [
-        ({"about": None}, {}, "another config"),
-        ({"about": {"recipe": [1]}}, {}, "another config"),
-        ({"about": {"recipe": {"lr": 0.2, "epochs": 3, "hidden": [8]}, "data": "1"}}, {}, "another lr, data: use"),
-        ({"about": {"recipe": {"epochs": 3, "hidden": [8], "new": 1}, "data": "0"}}, {}, "another new: use"),
+        ({"about": None}, {}, r"other settings \(config\): use"),
+        ({"about": {"recipe": [1]}}, {}, r"other settings \(config\): use"),
+        (
+            {"about": {"recipe": {"lr": 0.2, "epochs": 3, "hidden": [8]}, "data": "1"}},
+            {},
+            r"settings \(lr, data\): use",
+        ),
+        ({"about": {"recipe": {"epochs": 3, "hidden": [8], "new": 1}, "data": "0"}}, {}, r"settings \(new\): use"),
         ({"history": None}, {}, "not a list of epochs"),
         ({"history": {}}, {}, "not a list of epochs"),
         ({"history": []}, {}, "not a list of epochs"),
