@@ -11,15 +11,13 @@ accuracy of each seed is in models/final/test_accuracy.csv.
 import csv
 import os
 import re
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tables import LOG, ROOT, chosen, machine, mean_std, read_rows, run, write_table
 
-sys.path.insert(0, str(ROOT))
-
 import plots
+from app import cli
 from app.config import Config
 
 SHORT = ["softmax", "two_layer", "two_layer_searched", "three_layer", "mlp", "mlp_batchnorm", "cnn_dilated"]
@@ -55,7 +53,7 @@ def train(name: str) -> list[Path]:
     flags = ["--config", f"configs/{name}.toml", "--validation", "0", "--dataset", "mnist", "--resume"]
     commands = [["train.py", *flags, "--seed", str(seed), "--out", model] for seed, model in enumerate(models)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+    with ThreadPoolExecutor(cli.cores()) as workers:
         list(workers.map(lambda command: run(*command, env=environment), commands))
     return models
 

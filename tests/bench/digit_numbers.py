@@ -24,6 +24,7 @@ from photos import PAPERS, gray, large, parse_arguments  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
 from tables import write_table  # noqa: E402
 
+from app import cli  # noqa: E402
 from data import mnist, photo, segment  # noqa: E402
 from network import Network  # noqa: E402
 from predict import is_unsure  # noqa: E402
@@ -143,12 +144,13 @@ def main() -> None:
     networks = {path.stem: Network.load(path) for path in arguments.models}
     images, labels = (each[-10_000:] for each in mnist.load(arguments.split))
     table = [["photo", "exactly found", *itertools.chain(*([f"`{name}`", "alone"] for name in networks))]]
-    print("  ".join(f"{cell:>13}" for cell in table[0]))
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+    form = "{:24}" + "{:>15}" * (len(table[0]) - 1)
+    print(form.format(*table[0]))
+    with ProcessPoolExecutor(cli.cores()) as workers:
         for kind in [*STRIPS, *OTHERS]:
             rng = np.random.default_rng([*kind.encode()])
             counts = [{"sheet": 40, "pair": 2}.get(kind) or int(rng.integers(1, 11)) for _ in range(arguments.count)]
-            counts = counts[: len(counts) // 4] if kind == "sheet" else counts
+            counts = counts[: max(1, len(counts) // 4)] if kind == "sheet" else counts
             chosen = [rng.integers(0, 10_000, count) for count in counts]
             tasks = [(kind, images[each], seed) for seed, each in enumerate(chosen)]
             answers = list(workers.map(work, tasks, chunksize=10))
@@ -159,7 +161,7 @@ def main() -> None:
                 row += [accuracy(network, seen, real), accuracy(network, alone, real) if kind in STRIPS else ""]
             if kind != "pair":
                 table.append(row)
-                print("  ".join(f"{cell:>13}" for cell in row), flush=True)
+                print(form.format(*row), flush=True)
     split = f"{100 * np.mean(exact):.1f} %"
     remark = f"{arguments.count:,} photos of each kind, a quarter as many sheets. "
     remark += f"Of {arguments.count:,} touching pairs, {split} are split."

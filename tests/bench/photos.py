@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
 
+from app import cli  # noqa: E402
 from data import mnist  # noqa: E402
 from data import photo as pipeline  # noqa: E402
 from network import Network  # noqa: E402
@@ -150,7 +151,7 @@ def work(task: tuple[str, np.ndarray, int]) -> np.ndarray:
 
 def parse_arguments(count: int, counted: str) -> argparse.Namespace:
     """The command line of this program and of digit_numbers.py; count: the default, of what."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description="Accuracy on photos that are made of MNIST's digits.")
     parser.add_argument("models", type=Path, nargs="*", default=[ROOT / "models" / f"{n}.npz" for n in ("best", "cnn")])
     parser.add_argument("--write", action="store_true", help="write the table into docs/photos.md")
     parser.add_argument("--count", type=int, default=count, help=counted)
@@ -168,7 +169,7 @@ def main() -> None:
     print(f"{'':26}" + "".join(f"{path.stem:>12}" for path in arguments.models))
     sure, right = ([[] for _ in networks] for _ in range(2))
     table = [["kind of photo", *(f"`{path.stem}`" for path in arguments.models)]]
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+    with ProcessPoolExecutor(cli.cores()) as workers:
         for kind in KINDS:
             tasks = [(kind, images[i : i + 250], i) for i in range(0, len(images), 250)]
             seen = np.concatenate(list(workers.map(work, tasks)))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tables import ROOT, machine, mean_std, run, write_table
 
+from search.space import format_value
+
 METHODS = {"grid": [], "halving": [], "random": ["--trials", "17"], "coordinate": []}  # random: the cost of halving
 SEEDS = 5
 REMARK = (
@@ -37,7 +39,7 @@ def main() -> None:
         mean, std = mean_std(output)
         rows.append([
             method, str(len({r["id"] for r in results})), str(sum(r["epochs"] for r in results)),
-            f"{sum(r['seconds'] for r in results):.0f}", ", ".join(map(text, best["settings"].values())),
+            f"{sum(r['seconds'] for r in results):.0f}", ", ".join(map(format_value, best["settings"].values())),
             f"{100 * max(best['validation_accuracy']):.2f} %", f"{mean:.2f} ± {std:.2f} %",
         ])  # fmt: skip
         if method == "grid":
@@ -55,14 +57,11 @@ def best_by_value(space: dict, results: list[dict]) -> list[list[str]]:
             max(max(r["validation_accuracy"]) for r in results if r["settings"][name] == value)
             for value in dimension["values"]
         ]
-        cells = [f"{text(value)}: **{100 * a:.2f}**" for value, a in zip(dimension["values"], best, strict=True)]
+        cells = [
+            f"{format_value(value)}: **{100 * a:.2f}**" for value, a in zip(dimension["values"], best, strict=True)
+        ]
         rows.append([name.replace("_", "-"), *cells, *[""] * (width - len(cells))])
     return rows
-
-
-def text(value: list | float) -> str:
-    """A setting as people write it."""
-    return "-".join(map(str, value)) if isinstance(value, list) else f"{value:g}"
 
 
 if __name__ == "__main__":

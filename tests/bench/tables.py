@@ -14,6 +14,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 LOG = ROOT / "tests" / "bench" / "log"
+sys.path.insert(0, str(ROOT))  # for the programs that import the project
 
 
 def machine() -> str:

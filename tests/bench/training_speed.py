@@ -28,12 +28,8 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from tables import machine, write_table
 
 from app.config import Config
