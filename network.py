@@ -24,16 +24,16 @@ from nn.losses import LOSSES, unsmoothed
 from nn.memory import Buffers, ParameterMemory
 
 FORMAT = 1  # version of the model file
-UNIT_VECTORS = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)  # the (v, W, dW) of `Network.update`
+UNIT_VECTORS = np.eye(3)  # the (v, W, dW) of `Network.update`
 # purposes of a seed, each with a random stream of its own
 INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(5)
 MAX_LOSS = 100.0  # a higher mean loss of an epoch counts as divergence; uniform guessing gives ln 10 = 2.3
 MAX_BATCH_LOSS = 100 * MAX_LOSS  # the same for a single batch
-UFUNC_BUFFER = 1024  # values; NumPy copies shorter rows through a buffer: its default, 8192, costs images 3 % more time
+UFUNC_BUFFER = 1024  # values; NumPy copies shorter rows through a buffer: the default, 8192, costs images 3 % more time
 MAX_OUTPUT = 1e15  # of a network; its square can still be computed, for MSE
 EVAL_BATCH_SIZE = 1000  # images at a time at inference
 BN_STATS_IMAGES = 10_000  # random images that batch norm's statistics are recomputed on
-WINDOW, BLOCK = 60_000, 50  # images of a large file: mixed at a time; in a row, read together. See `shuffled`
+WINDOW, BLOCK = 60_000, 50  # images of a large file that are mixed at a time; that are read together. See `shuffled`
 
 Augment = Callable[[np.ndarray, np.random.Generator, float], np.ndarray]  # images, rng, t in [0, 1) -> augmented images
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -60,7 +60,7 @@ def spawn_rng(seed: int, *purpose: int) -> np.random.Generator:
 
 
 def pixel_mean_std(images: np.ndarray) -> tuple[float, float]:
-    """Mean and std of all pixel values (0 to 255), from exact sums; the std 1 if all are equal."""
+    """Mean and std of all pixel values (0 to 255), from exact sums; if all are equal, the std is given as 1."""
     count, total, squares = math.prod(images.shape), 0, 0
     for i in range(0, len(images), EVAL_BATCH_SIZE):
         pixels = np.asarray(images[i : i + EVAL_BATCH_SIZE], np.float64).ravel()
@@ -89,7 +89,7 @@ def shuffled(count: int, window: int, rng: np.random.Generator) -> Iterator[tupl
 def epoch_windows(
     images: np.ndarray, labels: np.ndarray, window: int, augment: Augment | None, seed: int, epoch: int, total: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For each window of an epoch out of `total`: an array of images, the order to take them in, their labels."""
+    """The windows of one epoch of `total`: an array of images, the order to take them in, the labels in this order."""
     rng = spawn_rng(seed, AUGMENTATION, epoch)
     in_memory = isinstance(images, np.ndarray)  # then there is one window, the array itself
     buffer = None if in_memory else np.empty((min(window, len(images)), *images.shape[1:]), np.uint8)
@@ -116,9 +116,9 @@ def prefetch(items: Iterator) -> Iterator:
 
 
 def sgd(
-    v: float, w: float, dw: float, lr: float, momentum: float, weight_decay: float, nesterov: bool
-) -> tuple[float, float]:
-    """The new velocity and the new value of a parameter: SGD with momentum (Polyak 1964) and L2. See `Network.update`.
+    v: np.ndarray, w: np.ndarray, dw: np.ndarray, lr: float, momentum: float, weight_decay: float, nesterov: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The new velocity and the new values of a parameter: SGD with momentum (Polyak 1964) and L2. See `Network.update`.
 
     g = dL/dW + weight_decay * W        the gradient of L + weight_decay / 2 * |W|^2
     v = momentum * v + g
@@ -133,9 +133,10 @@ def sgd(
 class Network:
     """A stack of layers with its parameters, its input statistics and its loss.
 
-    layers: in the order of the forward pass; input_shape: of one image for the first layer, by default (28, 1, 28) if
-    any layer takes images, else (784,); seed: of the initial weights; dtype: float32, or float64 for gradient checks.
-    `metadata` is a dict for whatever should be saved with the model: its dataset, config and scores.
+    layers: in the order of the forward pass, new ones for each network; input_shape: of one image for the first layer,
+    by default (28, 1, 28) if any layer takes images, else (784,); seed: of the initial weights; dtype: float32, or
+    float64 for gradient checks. `metadata` is a dict for whatever should be saved with the model: its dataset, config
+    and scores.
     """
 
     def __init__(
@@ -148,6 +149,8 @@ class Network:
         dtype: str = "float32",
     ) -> None:
         check_choice(LOSSES, loss=loss)
+        if any(layer.params for layer in layers):
+            raise ValueError("these layers belong to another network: make new ones")
         self.layers, self.input_shape = layers, tuple(input_shape or architecture.input_shape(layers))
         self.loss_name, self.loss, self.dtype = loss, LOSSES[loss](), np.dtype(dtype)
         self.mean, self.std = 0.0, 255.0  # of the pixel values, 0 to 255; `fit` measures them
@@ -256,16 +259,13 @@ class Network:
     def update(self, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> None:
         """One `sgd` step of every parameter; weight decay applies to weights only.
 
-        `sgd` is linear in (v, W, dW): new (v, W) = M (v, W, dW) with a 2 x 3 matrix M, whose columns are `sgd` of the
+        `sgd` is linear in (v, W, dW): new (v, W) = M (v, W, dW) with a 2 x 3 matrix M, whose two rows are `sgd` of the
         three unit vectors. Without momentum and decay, M = [[0, 0, 1], [0, 1, -lr]]. One product of M with the three
         rows of memory updates all parameters in one pass. Written line by line, NumPy needs six passes, and an epoch
         takes 5 to 17 % longer.
         """
-        matrices = []
-        for decay in 0.0, weight_decay:
-            columns = [sgd(*unit, lr, momentum, decay, nesterov) for unit in UNIT_VECTORS]
-            matrices.append(np.array(list(zip(*columns, strict=True)), self.dtype))
-        self.memory.multiply(*matrices)
+        matrices = (sgd(*UNIT_VECTORS, lr, momentum, decay, nesterov) for decay in (0.0, weight_decay))
+        self.memory.multiply(*(np.array(matrix, self.dtype) for matrix in matrices))
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -313,8 +313,9 @@ class Network:
         DivergenceError if the loss is not finite, or above MAX_LOSS (mean of an epoch) or MAX_BATCH_LOSS.
         """
         history = list(history or [])
-        for pair in [(images, labels), validation] if validation is not None else [(images, labels)]:
-            self.validate_images(*pair)
+        self.validate_images(images, labels)
+        if validation is not None:
+            self.validate_images(*validation)
         check_choice(SCHEDULES, schedule=schedule)
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
@@ -366,7 +367,7 @@ class Network:
     def _train_epoch(
         self, batches: Iterable[tuple], rates: Iterable[float], step_settings: tuple[float, float, bool, float]
     ) -> tuple[float, float]:
-        """A `train_step` for each batch (images, the indices of its own, its labels): mean loss and accuracy."""
+        """A `train_step` for each batch (images, the indices of the batch in them, its labels): mean loss, accuracy."""
         loss_sum, correct, count = 0.0, 0, 0
         for (images, index, labels), lr in zip(batches, rates, strict=True):
             loss, logits = self.train_step(self._gather(images, index), labels, lr, *step_settings)
@@ -496,5 +497,5 @@ class Network:
         rows = [f"Network: {self.parameter_count:,} parameters, {self.loss_name}, {self.dtype}"]
         for i, layer in enumerate(self.layers):
             shapes = ", ".join(f"{name} {'x'.join(map(str, a.shape))}" for name, a in layer.params.items())
-            rows.append(f"  {i}  {layer!r:34}{shapes}".rstrip())
+            rows.append(f"  {i}  {layer!r:34}  {shapes}".rstrip())
         return "\n".join(rows)

@@ -259,9 +259,11 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str = "") -> Fig
 
 @styled
 def predictions(results: Sequence[tuple], title: str = "") -> Figure:
-    """For each photo: its name, the photo (height, width, 3), of each digit the network's input (28, 28), the
-    probabilities, whether it is unsure (a question mark), and, unless there is only one, the box: left, top, right,
-    bottom as fractions of the photo.
+    """Photos, each (name, photo (height, width, 3), inputs, probabilities, unsure, boxes).
+
+    The last four have an entry for each digit: the network's input (28, 28), the ten probabilities, whether it is
+    unsure (shown as a question mark), and its box (left, top, right, bottom, as fractions of the photo). A photo of one
+    digit has no boxes.
     """
     several = any(boxes for *_, boxes in results)  # they need a larger photo
     width, columns = (2.4, 3) if several else (1.8, 3 * min(2, len(results)))

@@ -138,7 +138,7 @@ def check_writable(path: Path) -> None:
     try:
         with contextlib.suppress(FileNotFoundError), _Archive(path) as archive:
             archive.getinfo(f"{DESCRIPTION}.npy")
-    except (zipfile.BadZipFile, KeyError):
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, ValueError):  # ValueError: a name that is not UTF-8
         reason = f"{path} exists and is not a model of this program: choose another name, or remove it"
         raise StorageError(reason) from None
 
@@ -257,5 +257,5 @@ def _digest(description: dict, arrays: dict[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         a = arrays[name]
         sha.update(f"\n{name} {a.dtype.str} {a.shape}\n".encode())
-        sha.update(a.data if a.size else b"")
+        sha.update(a)
     return sha.hexdigest()

@@ -22,7 +22,7 @@ import storage
 from data import mnist_pickle, photo
 
 MAX_BYTES = 2**30  # of a decompressed file; of images in IDX files, the most that is held in memory
-MAX_RATIO = 100  # a file of more than SMALL_BYTES, decompressed, is at most so many times as large as compressed
+MAX_RATIO = 100  # a file of more than SMALL_BYTES, decompressed, may be this many times as large as it is compressed
 SMALL_BYTES = 2**26  # (digits have a ratio of 5 to 25, and zeros of 1000: a small file must not fill the memory)
 CSV_ROWS = 2000  # read at a time
 MAX_CSV_LINE = 20_000  # characters
@@ -131,7 +131,8 @@ def read(path: Path, split: str, progress: Progress = no_progress) -> tuple[np.n
 def has_splits(path: Path) -> bool:
     """Whether the data at `path` are divided into training and test images."""
     if path.is_dir():
-        return find_idx(path, "train", "images") is not None or not _class_folders(path)
+        named = find_idx(path, "train", "images") or _tables(path, "train") or _class_folders(path / "train")
+        return bool(named) or not _class_folders(path)
     return not path.name.endswith(TABLES)
 
 
@@ -156,8 +157,7 @@ def _read_folder(path: Path, split: str, progress: Progress) -> tuple[np.ndarray
     idx = [find_idx(path, split, kind) for kind in ("images", "labels")]
     if all(idx):
         return read_idx(idx[0]), read_idx(idx[1])
-    named = re.compile(rf"(?!\.)(.*[-_. ])?{split}\.csv(\.gz)?")
-    files = [file for file in path.iterdir() if named.fullmatch(file.name) and file.is_file()]
+    files = _tables(path, split)
     if len(files) > 1:
         raise DataError(f"{path} has several {split} files, {files[0].name} and {files[1].name}: give one of them")
     if files:
@@ -169,9 +169,17 @@ def _read_folder(path: Path, split: str, progress: Progress) -> tuple[np.ndarray
     raise DataError(f"no {split} digits in {path}: {missing}")
 
 
+def _tables(folder: Path, split: str) -> list[Path]:
+    """The CSV files of a split in a folder."""
+    named = re.compile(rf"(?!\.)(.*[-_. ])?{split}\.csv(\.gz)?")
+    return [file for file in folder.iterdir() if named.fullmatch(file.name) and file.is_file()]
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a file, decompressed if it is gzip, with any name. DataError beyond `limit` bytes."""
-    return decompress(_read_file(path, limit), str(path), limit)
+    if path.stat().st_size > limit:
+        raise DataError(f"{path} has more than {limit:,} bytes: too large")
+    return decompress(path.read_bytes(), str(path), limit)
 
 
 def decompress(content: bytes, name: str, limit: int) -> bytes:
@@ -186,13 +194,6 @@ def decompress(content: bytes, name: str, limit: int) -> bytes:
 def _largest(size: int) -> int:
     """The largest number of bytes that `size` bytes may have when they are decompressed."""
     return min(MAX_BYTES, max(SMALL_BYTES, MAX_RATIO * size))
-
-
-def _read_file(path: Path, limit: int) -> bytes:
-    """The content of a file. DataError if it has more than `limit` bytes."""
-    if path.stat().st_size > limit:
-        raise DataError(f"{path} has more than {limit:,} bytes: too large")
-    return path.read_bytes()
 
 
 def _first_bytes(content: bytes, count: int, name: str) -> bytes:
@@ -295,6 +296,8 @@ def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) 
 def write_variants(folder: Path, split: str, pair: tuple, count: int, distort: Callable, progress: Progress) -> None:
     """Write two IDX files, not gzipped: each image, followed by count - 1 distorted versions of it."""
     images, labels = pair
+    if len(images) * count >= 2**32:
+        raise DataError(f"an IDX file has fewer than 2^32 images: choose fewer than {2**32 // len(images):,} variants")
     images_file, labels_file = (folder / idx_names(split, kind)[1] for kind in IDX_DIMENSIONS)
     labels_file.write_bytes(idx_bytes(np.repeat(labels.astype(np.uint8), count)))
     rng, step = np.random.default_rng(0), math.ceil(VARIANTS / count)
@@ -313,7 +316,7 @@ def write_variants(folder: Path, split: str, pair: tuple, count: int, distort: C
 def read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The arrays x_SPLIT and y_SPLIT of an npz archive. DataError."""
     names = f"x_{split}", f"y_{split}"
-    with _errors(path, "an npz archive"), storage.open_zip(_read_file(path, MAX_BYTES)) as archive:
+    with _errors(path, "an npz archive"), storage.open_zip(read_bytes(path, MAX_BYTES)) as archive:
         if not {f"{name}.npy" for name in names} <= set(archive.namelist()):
             raise DataError(f"{path} has no {' and '.join(names)}: give its arrays these names")
         images, labels = (read_member(archive, name, MAX_BYTES) for name in names)

@@ -100,7 +100,7 @@ def fetch(split: str, kind: str, folder: Path, log: Callable[[str], None] = lamb
 
 def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -> bytes:
     """Download one file from the first mirror with the right content, save it, return its decompressed content."""
-    log(f"downloading MNIST's {split} {kind}: they are not in {folder}")
+    log(f"downloading MNIST's {split} {kind} into {folder}")
     mirrors_by_cause: dict[str, list[str]] = {}
     name = formats.idx_names(split, kind)[0]
     for mirror in WRITERS_MIRRORS if kind == "writers" else MIRRORS:
@@ -171,7 +171,7 @@ def _receive(url: str) -> bytes:
         while chunk := response.read1(1 << 16):
             received += chunk
             if time.monotonic() > deadline:
-                raise TimeoutError(f"too slow: {len(received)} bytes in {DOWNLOAD_TIMEOUT} s")
+                raise TimeoutError  # ends this thread; `_get` has given up
             if len(received) > MAX_BYTES:
                 raise DataError("it sends far more bytes than MNIST has")
         length = response.headers.get("Content-Length")

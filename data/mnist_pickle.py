@@ -3,8 +3,9 @@
 A pickle is a program: it names functions and their arguments. Even NumPy's own functions trust the pointers and offsets
 that a pickle gives them. So nothing the pickle names is called; what is defined here takes its place.
 
-Nor can a small pickle become large: its instructions are checked before it is opened, what is defined here copies
-nothing while it is opened, and every array is counted as often as it is used before anything is copied.
+A small pickle cannot fill the memory either. Its instructions are checked before it is opened. While it is opened,
+nothing is copied. Then the sizes of all arrays are added up, an array that is used twice counts twice, and only if the
+sum is small enough are they copied.
 """
 
 import gzip
@@ -17,8 +18,8 @@ from typing import IO, Any
 import numpy as np
 
 MAX_OPCODES = 10_000  # instructions of a pickle; six arrays need some 300
-MAX_SIZE = 2**30  # bytes of all arrays; and not more than the pickle itself has,
-SMALL_SIZE = 2**26  # or these
+MAX_SIZE = 2**30  # bytes of all arrays; they may also have no more than the pickle itself
+SMALL_SIZE = 2**26  # bytes of all arrays that are always allowed
 MAX_IMAGES = MAX_SIZE // 3200  # each has 784 float32 and a label
 OPCODES = frozenset(  # of pickled arrays in lists and tuples, protocols 0 to 5 (of Python 2 only 1 and 2)
     "PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BUILD PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET "

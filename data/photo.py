@@ -154,7 +154,7 @@ def _silent_libraries() -> Iterator[None]:
 
 
 def _memory(image: Image.Image, pixels: int) -> int:
-    """Bytes needed to decode an opened image of a file with that number of pixels, as upper limit."""
+    """An upper limit for the bytes that decoding an opened image takes; pixels: how many there are in the file."""
     known, other = (DECODED_BYTES, 8) if _is_reduced(image) else (WHOLE_BYTES, 32)
     memory = known.get(image.mode, other) * image.width * image.height
     if "transparency" in image.info:

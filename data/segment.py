@@ -19,16 +19,16 @@ LEVELS = np.array([0.5, 1, 1.25, 1.5])
 SHADOW = 0.1  # of the border of the photo; what covers more of it is no stroke that crosses it
 HIGHEST = 0.8  # threshold, of the darkest ink; a higher one breaks digits, and lines that are as dark, into pieces
 MAX_GAP = 0.5  # stroke widths: ink that is closer belongs to one part
-FAINT = 0.5  # of the threshold: parts of a stroke may be joined by ink above it,
-BRIDGE = 3  # stroke widths, if they are closer,
-LINE = 0.25  # stroke widths, and by no thinner line, such as those of squared paper
+FAINT = 0.5  # of the threshold: fainter ink above it may join the parts of a stroke
+BRIDGE = 3  # stroke widths: only parts that are closer are joined so
+LINE = 0.25  # stroke widths: thinner lines, such as those of squared paper, join nothing
 THIN = 30  # percentile of all stroke widths: the unit of MAX_GAP, so that thin digits beside thick ones stay apart
 MAX_PARTS = 200  # only the largest are looked at
 MAX_DIGITS = 120  # more are the texture of some surface, and would take more than a second
-SPECK = 0.05  # dirt is shorter than this fraction of the longest part, or has less than half of it of the largest area
+SPECK = 0.05  # of the longest part: what is shorter is dirt; so is what has less than SPECK / 2 of the largest area
 SOFT = 0.1  # of the steepest edge; what has a softer one is a shadow. (Ink has at least a quarter of the contrast.)
 DOT = 2.3  # stroke widths; what is not longer is a dot: a disc has 2, a filled 8 has 2.7
-FILLED = 0.3  # of its height; a part around others that are higher together is no digit, but the cells of a form
+FILLED = 0.3  # of its height; a part is the cells of a form if the heights of the parts inside it add up to more
 SMALL = 0.6  # of the typical height; what has less in height and width together is no digit
 LOW = 0.3  # of the typical height; what is lower than this and LOW_STROKES is no digit, but may be the bar of one
 LOW_STROKES = 4  # stroke widths
@@ -240,7 +240,7 @@ def group_parts(boxes: np.ndarray, areas: np.ndarray, strokes: np.ndarray) -> li
     groups = [np.flatnonzero(label == number) for number in np.unique(label)]
     digits, dots = [], 0
     for group in groups:
-        h, w = np.ptp([top[group].min(), bottom[group].max()]), np.ptp([left[group].min(), right[group].max()])
+        h, w = bottom[group].max() - top[group].min(), right[group].max() - left[group].min()
         stroke = np.average(strokes[group], weights=areas[group])
         if h >= min(LOW * typical, LOW_STROKES * stroke) and h + w >= SMALL * typical:
             digits.append(group)

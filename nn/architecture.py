@@ -66,6 +66,8 @@ def input_shape(layers: list[Layer]) -> tuple[int, ...]:
 
 def connect(layers: list[Layer], shape: tuple[int, ...]) -> int:
     """Connect each layer to the output shape of the one before; returns the number of classes. ValueError."""
+    if len({*layers}) < len(layers):  # a layer keeps what its `backward` needs
+        raise ValueError("a layer is used twice: make a new one for each place")
     for i, layer in enumerate(layers):
         try:
             if layer.takes_images and len(shape) != 3:

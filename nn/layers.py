@@ -182,7 +182,7 @@ class BatchNorm(Layer):
                 for name, value in ("running_mean", mean), ("running_variance", unbiased):
                     self.state[name] *= 1 - self.running_update
                     self.state[name] += self.running_update * value
-        self.inv_std = 1 / np.sqrt(variance + x.dtype.type(self.eps))
+        self.inv_std = 1 / np.sqrt(variance + self.eps)
         xhat *= self.inv_std[:, None]
         y = np.multiply(xhat, self.params["gamma"][:, None], out=self.buffer("y", x.shape, x.dtype))
         y += self.params["beta"][:, None]

@@ -49,7 +49,7 @@ class ParameterMemory:
     A matrix product cannot write over its own input. So the rows are one chunk longer than their content, which lies at
     the left end or at the right end. An update moves the content to the other end, chunk by chunk: to the right with
     the last chunk first, to the left with the first chunk first. So no chunk is overwritten before it is read (memmove
-    does the same). More of this stays in the processor's cache than of two copies.
+    does the same). This array is smaller than two copies, so more of it stays in the processor's cache.
 
     layers: their `params` and `grads` become views of the rows W and dW, and move with the content. Parameters with
     weight decay come first.

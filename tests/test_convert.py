@@ -77,6 +77,7 @@ def test_what_is_refused(convert, archive, tmp_path):
         ([archive, "there"], 1, "there exists"),
         ([archive, "t.pkl.gz", "--part", "test"], 1, "needs training images"),
         ([archive, "a.csv.gz"], 2, "should end in"),
+        ([archive, "a.jpg"], 2, "should end in"),
         (["there", "there/a.npz"], 1, "is inside there"),
         (["nothing", "a.npz"], 1, "no data at nothing"),
         ([archive, "b", "--as", "gif"], 2, "invalid choice"),
@@ -145,6 +146,8 @@ def test_train_and_test_read_any_format(run, convert, archive):
 def test_variants_and_files_larger_than_memory(convert, archive, digits, monkeypatch):
     assert convert(archive, "big", "--as", "idx", "--variants", 3)[1].startswith("1,800 train and 200 test images")
     assert names("big")[2:] == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"], "not gzipped"
+    code, _, err = convert(archive, "a", "--variants", 10**20)
+    assert code == 1 and "choose fewer than 7,158,278 variants" in err and names(".") == ["big"]
     monkeypatch.setattr(formats, "MAX_BYTES", 200_000)  # the test images have less
     assert (data.load("big", "test")[0] == digits[1][0]).all(), "test images as they were"
     images, labels, name = data.load("big", "train")

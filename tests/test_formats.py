@@ -245,6 +245,17 @@ def test_a_folder_of_idx_files_has_splits_whatever_else_is_in_it(idx_folder):
     assert formats.has_splits(idx_folder) and len(formats.read(idx_folder, "test")[1])
 
 
+def test_a_folder_of_csv_files_or_class_folders_has_splits_too(tmp_path):
+    (tmp_path / "3").mkdir()
+    assert not formats.has_splits(tmp_path)
+    (tmp_path / "train/3").mkdir(parents=True)
+    assert formats.has_splits(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "other")
+    assert not formats.has_splits(tmp_path)
+    (tmp_path / "train.csv").touch()
+    assert formats.has_splits(tmp_path)
+
+
 def test_no_images_are_refused():
     with pytest.raises(DataError, match="x: there are no images"):
         formats.validate(np.zeros((0, 28, 28), np.uint8), np.zeros(0, int), "x")

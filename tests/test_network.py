@@ -244,6 +244,21 @@ def test_parameter_counts():
         assert f"{expected:,} parameters" in repr(net) and repr(net).count("Dense") == len(hidden) + 1
 
 
+def test_the_columns_of_the_representation_do_not_touch():
+    text = repr(Network(parse("conv 16 5, batchnorm, relu, dense 9")))
+    assert "init='he')  W 16x5x1x5, b 16\n" in text and "eps=1e-05)  gamma 16, beta 16\n" in text
+
+
+def test_a_layer_has_one_place_in_one_network():
+    """It keeps what its `backward` needs, and its parameters are views of one network's memory."""
+    relu, stack = ReLU(), mlp([8])
+    with pytest.raises(ValueError, match="a layer is used twice"):
+        Network([Dense(8), relu, Dense(8), relu, Dense(10)])
+    Network(stack)
+    with pytest.raises(ValueError, match="belong to another network"):
+        Network(stack)
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 

@@ -277,7 +277,12 @@ def test_only_own_files_may_be_overwritten(model, tmp_path):
     assert model.read_bytes() == content and not list((tmp_path / "new").iterdir())
     np.savez(tmp_path / "digits.npz", x_train=np.zeros(3))
     (tmp_path / "text.npz").write_text("mine")
-    for name in "digits.npz", "text.npz":
+    for name, changes in ("version.npz", {6: 200}), ("name.npz", {9: 8, 46: 255}):  # what reading needs; not UTF-8
+        damaged = bytearray(content)
+        for offset, value in changes.items():
+            damaged[content.rfind(b"PK\1\2") + offset] = value
+        (tmp_path / name).write_bytes(damaged)
+    for name in "digits.npz", "text.npz", "version.npz", "name.npz":
         with pytest.raises(StorageError, match=f"{name} exists and is not a model of this program"):
             storage.check_writable(tmp_path / name)
     with pytest.raises(OSError, match="is not a regular file"):
