@@ -103,10 +103,11 @@ def run(
             best = -1.0
             for result in search.run():
                 accuracy, _ = score(result)
-                cli.print_row(report.format_result(result, widths) + ("  <- best so far" if accuracy > best else ""))
+                better = accuracy > best and result["seed"] == config.recipe.seed  # repeats count by their mean
+                cli.print_row(report.format_result(result, widths) + "  <- best so far" * better)
                 if result["status"] == "failed":
                     cli.warn(f"trial {result['trial']} failed: {result['reason']}")
-                best = max(best, accuracy)
+                best = accuracy if better else best
                 bar.update(result["epochs"])
     return search
 

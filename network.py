@@ -317,6 +317,10 @@ class Network:
         if validation is not None:
             self.validate_images(*validation)
         check_choice(SCHEDULES, schedule=schedule)
+        if not (epochs >= 1 and batch_size >= 1 and lr > 0 and weight_decay >= 0):
+            raise ValueError("epochs and batch_size must be at least 1, lr above 0, weight_decay at least 0")
+        if not (0 <= momentum < 1 and 0 <= label_smoothing < 1):
+            raise ValueError("momentum and label_smoothing must lie in [0, 1)")
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
         self.prepare(images, standardize, label_smoothing)
@@ -325,7 +329,7 @@ class Network:
         steps = math.ceil(len(images) / batch_size)
         window = len(images) if isinstance(images, np.ndarray) else max(1, WINDOW // batch_size) * batch_size
         remaining = range(len(history), epochs)
-        windows = (
+        windows = (  # one for each epoch, all images, if they are in memory
             item for epoch in remaining for item in epoch_windows(images, labels, window, augment, seed, epoch, epochs)
         )
         if augment:  # not for a file alone: with each of its 1,200 parts, two threads would wait for Python's lock

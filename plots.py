@@ -126,6 +126,7 @@ def comparison(runs: dict[str, Sequence[Sequence[dict]]], title: str = "") -> Fi
         length = min(map(len, histories))
         epochs = range(1, length + 1)
         label = drawable(name) + (f" ({len(histories)} seeds)" if len(histories) > 1 else "")
+        named = "validation" if all("validation_loss" in history[0] for history in histories) else "train"
         for split, style in ("validation", "-"), ("train", "--"):
             for ax, score, factor in (axes[0], f"{split}_loss", 1), (axes[1], f"{split}_accuracy", 100):
                 if not all(score in history[0] for history in histories):
@@ -134,7 +135,7 @@ def comparison(runs: dict[str, Sequence[Sequence[dict]]], title: str = "") -> Fi
                 mean, std = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else 0
                 low = np.maximum(mean - std, mean / 10)  # the scale of the loss has no zero
                 ax.fill_between(epochs, low, mean + std, color=color, alpha=0.2, linewidth=0)
-                ax.plot(epochs, mean, style, color=color, marker=".", label=label if split == "train" else "")
+                ax.plot(epochs, mean, style, color=color, marker=".", label=label if split == named else "")
     label_curves(figure, *axes, columns=1 if max(map(len, runs)) > 36 else 2)
     return figure
 

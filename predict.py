@@ -1,9 +1,9 @@
 """Classify the digits in photos, scans or drawings:  python predict.py digits/
 
-    photo             digit  probability  runner-up  probability
-    digits/me.jpg         7       0.9981          1       0.0012
-    digits/phone.png  20 / 47       0.9113                          1 of 4 unsure
-    digits/you.png        4       0.5120          9       0.4410  unsure
+    photo             digits        probability  runner-up  probability
+    digits/me.jpg     7                  0.9981          1       0.0012
+    digits/phone.png  20 / 47            0.9113                          1 of 4 unsure
+    digits/you.png    4                  0.5120          9       0.4410  unsure
     3 photos: 3 read, 6 digits, 2 of them unsure (models/best.npz)
 
 One or several digits per photo, of any size and colour, in any light, dark on light or light on dark. Of several it
@@ -31,7 +31,8 @@ from network import Network
 SHARE_THRESHOLD, WIDE_THRESHOLD = 0.9, 0.99
 SHOWN = 24  # photos in the figure of --show
 MAX_NAME_WIDTH = 60  # characters of a file's name in the table
-TITLES = ["digit", "probability", "runner-up", "probability"]  # of the table
+TITLES = ["probability", "runner-up", "probability"]  # of the table, after the photo and its digits
+READING_WIDTH = 12  # characters for the digits
 BOX = "left top right bottom".split()  # fractions of the photo's width and height
 COLUMNS = ["file", "digit", "probability", "runner_up", "runner_up_probability", "unsure", "real", "error", "row", *BOX]
 PNG_SOFTWARE = "predict.py --show"
@@ -124,7 +125,7 @@ def classify_files(network: Network, files: dict[Path, str], arguments: argparse
     """The results of all files, see `classify`; prints the table and the errors."""
     width = min(max(len(cli.printable(str(file))) for file in ["photo", *files]), MAX_NAME_WIDTH)
     if not arguments.json:
-        print(f"{'photo':{width}}  {'  '.join(TITLES)}")
+        print(f"{'photo':{width}}  {'digits':{READING_WIDTH}}  {'  '.join(TITLES)}")
     results = []
     for file, error in cli.progress(files.items(), "classifying photos"):
         found = [{"file": str(file), "error": error}] if error else classify(network, file, arguments)
@@ -196,13 +197,14 @@ def format_row(results: list[dict], width: int) -> str:
     if len(name) > width:
         name = f"...{name[3 - width :]}"
     first, unsure = results[0], sum(result["unsure"] for result in results)
-    cells = [reading(results), f"{min(result['probability'] for result in results):.4f}", "", ""]
+    cells = [f"{min(result['probability'] for result in results):.4f}", "", ""]
     remarks = ["unsure" if len(results) == 1 else f"{unsure} of {len(results)} unsure"] if unsure else []
     if len(results) == 1:
-        cells[2:] = [first["runner_up"], f"{first['runner_up_probability']:.4f}"]
+        cells[1:] = [first["runner_up"], f"{first['runner_up_probability']:.4f}"]
     if first.get("real", first["digit"]) != first["digit"]:
         remarks.append(f"wrong: it is {first['real']}")
-    return f"{name:{width}}  {cli.format_row(cells, [*map(len, TITLES)])}  {', '.join(remarks)}".rstrip()
+    row = f"{name:{width}}  {reading(results):{READING_WIDTH}}  {cli.format_row(cells, [*map(len, TITLES)])}"
+    return f"{row}  {', '.join(remarks)}".rstrip()
 
 
 def print_summary(results: list[dict], arguments: argparse.Namespace) -> None:
@@ -223,7 +225,8 @@ def print_summary(results: list[dict], arguments: argparse.Namespace) -> None:
     if arguments.show and read:
         files.append(str(arguments.show) + (f" (the first {SHOWN})" if photos > SHOWN else ""))
     where = f" -> {', '.join(files)}" if files else ""
-    summary = f"{total:,} photo{'s' * (total != 1)}: {photos:,} read{digits}, {unsure:,} of them unsure"
+    summary = f"{total:,} photo{'s' * (total != 1)}: {photos:,} read{digits}"
+    summary += f", {unsure:,} of them unsure" if read else ""
     model = arguments.model
     with contextlib.suppress(OSError, ValueError):  # it is elsewhere, or the current folder was removed
         model = model.relative_to(Path.cwd())

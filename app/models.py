@@ -22,7 +22,8 @@ def load_digit_classifier(path: Path) -> Network:
     """The network in a model file, if it is a digit classifier. StorageError."""
     network = Network.load(path)
     if network.classes != 10 or math.prod(network.input_shape) != 784:
-        raise StorageError(f"{path} is a model, but not one that classifies images of 28 x 28 pixels as ten digits")
+        sizes = f"{math.prod(network.input_shape)} inputs and {network.classes} outputs"
+        raise StorageError(f"{path} is a model with {sizes}: reading digits takes 784 (28 x 28 pixels) and 10")
     return network
 
 

@@ -163,6 +163,7 @@ def train(
             scores = [saved.get(key) for key in COLUMNS if key != "seconds" and (validation or "validation" not in key)]
             different = differing_settings(run.metadata, saved)
             if saved.get("finished") and not different and all(map(is_finite_number, scores)):
+                print(f"{path.stem}: was finished before")
                 return saved | run.metadata, 0
             if different:
                 cli.warn(f"{path} was trained with other settings ({different}): training starts again")

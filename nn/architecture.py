@@ -34,7 +34,10 @@ def parse(text: str, init: str = "he") -> list[Layer]:
     where images meet a dense layer.
     """
     stack: list[Layer] = []
-    for part in [*text.split(","), "dense 10"]:
+    parts = text.split(",")
+    if parts[-1].split() == ["dense", "10"]:
+        raise ValueError("the last layer, dense 10, is added to these: leave it out")
+    for part in [*parts, "dense 10"]:
         word, *values = part.split() or [""]
         if word not in LAYER_SYNTAX:
             raise ValueError(f"no layer is called {word!r}; there are {', '.join(LAYER_SYNTAX)}")

@@ -35,6 +35,7 @@ def test_vectors_are_not_flattened():
     [
         ("", "no layer is called ''"),
         ("dense 5, , relu", "no layer is called ''"),
+        ("relu, dense  10", "dense 10, is added to these: leave it out"),
         ("magic 3", "no layer is called 'magic'; there are dense, conv"),
         ("conv 16", "'conv 16': expected conv FILTERS SIZE"),
         ("conv 16 5 stride", r"\[OPTION VALUE"),

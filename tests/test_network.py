@@ -293,6 +293,16 @@ def test_shuffled_is_a_permutation_of_blocks_and_windows(monkeypatch):
     assert (rows[order] != windows[0]).any()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"epochs": 0}, {"batch_size": 0}, {"lr": -0.1}, {"lr": math.nan}, {"weight_decay": -1}, {"momentum": 1},
+     {"label_smoothing": 1.5}],
+)  # fmt: skip
+def test_settings_that_cannot_be(digits, settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}.* must|lr above 0"):
+        next(Network(mlp([])).fit(*digits[0], **settings))
+
+
 def test_a_batch_may_be_larger_than_a_file(digits, image_file):
     list(small_cnn().fit(image_file[:20], digits[0][1][:20], batch_size=10**12, epochs=1))
 

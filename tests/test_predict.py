@@ -78,8 +78,10 @@ def test_a_row_for_each_photo(run, model, photos, tmp_path):
         touching = found_digit.wide and found_digit.long
         assert (remark == "unsure") == (touching or first / (first + second) < threshold)
     table = [line for line in out.splitlines() if line.startswith(("photo", "mine"))]
-    end = table[0].index("digit") + len("digit")
-    assert all(line[end - 2 : end + 1] == f" {digit} " for line, (_, digit, *_) in zip(table[1:], found, strict=True))
+    start = table[0].index("digits")
+    assert all(
+        line[start - 1 : start + 2] == f" {digit} " for line, (_, digit, *_) in zip(table[1:], found, strict=True)
+    )
     assert {len(line.removesuffix("  unsure")) for line in table} == {len(table[0])}, "the table is aligned"
     assert re.fullmatch(rf"20 photos: 20 read, \d+ of them unsure \({model}\)", out.splitlines()[-1])
 

@@ -149,7 +149,7 @@ def test_bad_models(run, tmp_path):
     Network([Dense(3)]).save(tmp_path / "three.npz")
     Network(mlp([])).save(tmp_path / "suffix")
     cases = [("none.npz", "no model at"), ("text.npz", "not a model"), ("other.npz", "not a model")]
-    for name, message in [*cases, ("three.npz", "ten digits"), ("suffix", "suffix.npz")]:
+    for name, message in [*cases, ("three.npz", "3 outputs"), ("suffix", "suffix.npz")]:
         code, _, err = run("test", "--model", name)
         assert code == 1 and message in err and name in err and err.count("\n") == 1
 
