@@ -44,6 +44,8 @@ def test_it_finds_trains_and_saves(in_process, hp_search, run, tmp_path):
     rows = [line.removesuffix("  <- best so far") for line in lines[1 : 2 + 4 + 4]]
     assert len({len(row) for row in rows}) == 1, "the table is aligned"
     assert lines[2].endswith("  <- best so far") and "best accuracy" in out and "finalists" in out
+    repeats = [line for line in lines[2 : 2 + 4 + 4] if line.split()[1] != "0"]
+    assert repeats and not any("best so far" in line for line in repeats), "they count by their mean"
     folder = tmp_path / "models" / "best-tiny"
     figures = [
         "curves",
