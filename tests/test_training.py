@@ -254,6 +254,7 @@ def test_resume_after_a_divergence_tries_again(train, monkeypatch, tmp_path):
     monkeypatch.setattr(Network, "_train_epoch", epoch)
     code, out, err = train("--epochs", 4, "--out", "m.npz")
     assert code == 1 and "lower lr" in err and re.search(r"epoch [12] of 4\) -> m.npz", out), "the best epoch is kept"
+    assert not (tmp_path / "m" / "checkpoint.npz").exists(), "it would diverge again"
     code, out, _ = train("--epochs", 4, "--out", "m.npz", "--resume")
     assert code == 0 and len(out.splitlines()) == 7
 
