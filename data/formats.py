@@ -297,7 +297,7 @@ def write_variants(folder: Path, split: str, pair: tuple, count: int, distort: C
     """Write two IDX files, not gzipped: each image, followed by count - 1 distorted versions of it."""
     images, labels = pair
     if len(images) * count >= 2**32:
-        raise DataError(f"an IDX file has fewer than 2^32 images: choose fewer than {2**32 // len(images):,} variants")
+        raise DataError(f"IDX files hold under 2^32 images: choose at most {(2**32 - 1) // len(images):,} variants")
     images_file, labels_file = (folder / idx_names(split, kind)[1] for kind in IDX_DIMENSIONS)
     labels_file.write_bytes(idx_bytes(np.repeat(labels.astype(np.uint8), count)))
     rng, step = np.random.default_rng(0), math.ceil(VARIANTS / count)
