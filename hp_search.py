@@ -7,7 +7,7 @@
 
 A file (--config configs/search.toml) and flags set the space and the method. Trials are compared on validation images;
 the test files are never read. Every result is in models/best/search.jsonl: the same command resumes a stopped search.
-The winner's config is in models/best/config.toml: `train.py --config` makes the same model from it.
+`train.py --config models/best/config.toml` trains the same model again, into models/config.npz.
 """
 
 import argparse
