@@ -7,9 +7,11 @@ SIGTERM, 129 with SIGHUP.
 import argparse
 import atexit
 import contextlib
+import difflib
 import functools
 import io
 import os
+import re
 import signal
 import statistics
 import sys
@@ -30,6 +32,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
+        unknown = re.match("unrecognized arguments: (--[a-z_-]{1,40})", message)
+        if unknown and (close := difflib.get_close_matches(unknown[1], self._option_string_actions, 1)):
+            message += f"; did you mean {close[0]}?"
         self.exit(2, one_line(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
     def parse_args(self, *arguments: Any) -> argparse.Namespace:

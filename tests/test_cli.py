@@ -47,6 +47,15 @@ def test_errors_about_arguments_are_one_short_line(run, argument):
     assert err.endswith("; see train.py --help\n")
 
 
+@pytest.mark.parametrize(
+    "argument, meant", [("--epoch=1", "--epochs"), ("--weight_decay", "--weight-decay"), ("configs/softmax.toml", None)]
+)
+def test_an_unknown_argument(run, argument, meant):
+    code, out, err = run("train", argument, "5")
+    hint = f"; did you mean {meant}?" if meant else ""
+    assert (code, out, err) == (2, "", f"train.py: unrecognized arguments: {argument} 5{hint}; see train.py --help\n")
+
+
 @pytest.mark.parametrize("words", [["--config", "--"], ["--lr", "--"], ["--lr", "--", "--"]])
 def test_a_flag_without_its_value(run, words):
     code, out, err = run("train", *words)
