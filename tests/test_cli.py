@@ -48,11 +48,13 @@ def test_errors_about_arguments_are_one_short_line(run, argument):
 
 
 @pytest.mark.parametrize(
-    "argument, meant", [("--epoch=1", "--epochs"), ("--weight_decay", "--weight-decay"), ("configs/softmax.toml", None)]
-)
+    "argument, meant",
+    [("--epoch=1", "--epochs"), ("--weight_decay", "--weight-decay"), ("-LR", "--lr"), ("x.toml --sed", "--seed"),
+     ("configs/softmax.toml", None), ("--model", None)],
+)  # fmt: skip
 def test_an_unknown_argument(run, argument, meant):
-    code, out, err = run("train", argument, "5")
-    hint = f"; did you mean {meant}?" if meant else ""
+    code, out, err = run("train", *argument.split(), "5")
+    hint = f" (did you mean {meant}?)" if meant else ""
     assert (code, out, err) == (2, "", f"train.py: unrecognized arguments: {argument} 5{hint}; see train.py --help\n")
 
 
