@@ -58,7 +58,7 @@ def models(folder: Path) -> Case:
             same = found[0] == description and layout(found[1]) == layout(arrays)
             check(same, "it was read as another model", "different")
             return "same"
-        images = np.array([0, 100, 255], np.uint8).reshape(3, 1, 1).repeat(np.prod(network.input_shape), axis=1)
+        images = np.repeat(np.array([[0], [100], [255]], np.uint8), np.prod(network.input_shape), axis=1)
         try:
             check(np.isfinite(network.predict_proba(images)).all(), "predictions that are not finite")
         except DivergenceError as error:
