@@ -215,7 +215,7 @@ class Network:
         nesterov: bool = False,
         label_smoothing: float = 0.0,
     ) -> tuple[float, np.ndarray]:
-        """One step of SGD on one batch: preprocessed images, uint8 (N, 28, 28), and labels (N,), each below `classes`.
+        """One step of SGD on one batch: uint8 (N, 28, 28) and integer labels (N,), each below `classes`.
 
         Returns the mean loss of the batch, without L2 and label smoothing, and the logits (classes, N), both from
         before the update. The logits are valid until the next call. DivergenceError if the loss is not finite, or too
@@ -231,11 +231,8 @@ class Network:
         return loss, logits
 
     def preprocess(self, images: np.ndarray) -> np.ndarray:
-        """The images for `train_step` and `standardize`: a deskewed copy, if that is a setting of the network."""
-        if not self.deskew:
-            return images
-        self.validate_images(images)
-        return deskewed(images)
+        """The images for `train_step` and `standardize`: `deskewed`, if this is a setting of the network."""
+        return deskewed(images) if self.deskew else images
 
     def standardize(self, images: np.ndarray) -> np.ndarray:
         """(pixel - mean) / std, as an array (*input_shape, N): the input of `forward`."""
@@ -320,10 +317,8 @@ class Network:
             momentum, nesterov        see `sgd`
             weight_decay              L2, of weights only
             label_smoothing           e: the target of the label is 1 - e + e / 10, of the others e / 10
-            deskew                    train on deskewed copies of the images, before `augment`; from then on the network
-                                      deskews the images that it evaluates or predicts
-            standardize               measure the pixel mean and std of `images` (as they are given); if False, use
-                                      pixel / 255
+            deskew                    deskew all images: before `augment` in training, and always at inference
+            standardize               measure the pixel mean and std of `images`; if False, use pixel / 255
             augment                   makes an augmented copy of images, a new one for each epoch
             seed                      of the order of the images and of `augment`
             history                   records of an earlier `fit` with the same arguments, to resume after its last
@@ -376,7 +371,7 @@ class Network:
                     rows, order = next(shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)))
                     some = rows[order]
                 if augment:
-                    self.update_bn_stats(images.take(some[:BN_STATS_IMAGES], axis=0))
+                    self.update_bn_stats(self.preprocess(images.take(some[:BN_STATS_IMAGES], axis=0)))
                 # evaluate once more: the last step itself may have diverged
                 scores = self.evaluate(*(validation or (a.take(some[:batch_size], axis=0) for a in (images, labels))))
             for value, limit in (loss, MAX_LOSS), (scores["loss"], MAX_LOSS if validation else MAX_BATCH_LOSS):
@@ -423,7 +418,7 @@ class Network:
                 batch = images[start : start + EVAL_BATCH_SIZE]
                 for layer in norms:
                     layer.running_update = len(batch) / (start + len(batch))  # so that every image has the same weight
-                self.forward(self.standardize(self.preprocess(batch)), training=True)
+                self.forward(self.standardize(batch), training=True)
         finally:
             for layer in norms:
                 layer.running_update = 1 - layer.momentum
@@ -512,10 +507,8 @@ class Network:
             network.label_smoothing = float(description.get("label_smoothing", 0))  # older files have none
             network.deskew = description.get("deskew", False)
             network.metadata = dict(description["about"])
-            if not (network.std > 0 and 0 <= network.label_smoothing < 1):
-                raise ValueError("the std of its pixels is not above 0, or its label smoothing is not in [0, 1)")
-            if type(network.deskew) is not bool:
-                raise ValueError("deskew is neither true nor false")
+            if not (network.std > 0 and 0 <= network.label_smoothing < 1 and type(network.deskew) is bool):
+                raise ValueError("the std of its pixels, its label smoothing or its deskewing is not a valid value")
             with np.errstate(all="ignore"):  # what overflows, such as a mean of 1e39 in float32, is refused below
                 mean, std, scale = np.array([network.mean, network.std, 1 / network.std]).astype(dtype)
                 black, white = (0 - mean) * scale, (255 - mean) * scale  # as `standardize` makes them

