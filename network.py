@@ -19,7 +19,6 @@ import numpy as np
 import storage
 from nn import architecture
 from nn.architecture import LAYERS, connect
-from nn.deskew import deskewed
 from nn.layers import BatchNorm, Layer, check_choice
 from nn.losses import LOSSES, unsmoothed
 from nn.memory import Buffers, ParameterMemory
@@ -88,24 +87,14 @@ def shuffled(count: int, window: int, rng: np.random.Generator) -> Iterator[tupl
 
 
 def epoch_windows(
-    images: np.ndarray,
-    labels: np.ndarray,
-    window: int,
-    preprocess: Callable[[np.ndarray], np.ndarray],
-    augment: Augment | None,
-    seed: int,
-    epoch: int,
-    total: int,
+    images: np.ndarray, labels: np.ndarray, window: int, augment: Augment | None, seed: int, epoch: int, total: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The windows of one epoch of `total`: an array of images, the order to take them in, the labels in this order.
-
-    preprocess: for the images of a file; those in memory are preprocessed already.
-    """
+    """The windows of one epoch of `total`: an array of images, the order to take them in, the labels in this order."""
     rng = spawn_rng(seed, AUGMENTATION, epoch)
     in_memory = isinstance(images, np.ndarray)  # then there is one window, the array itself
     buffer = None if in_memory else np.empty((min(window, len(images)), *images.shape[1:]), np.uint8)
     for rows, order in shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)):
-        source = images if in_memory else preprocess(images.take(rows, out=buffer[: len(rows)]))
+        source = images if in_memory else images.take(rows, out=buffer[: len(rows)])
         yield augment(source, rng, epoch / total) if augment else source, order, labels[rows[order]]
 
 
@@ -165,7 +154,7 @@ class Network:
         self.layers, self.input_shape = layers, tuple(input_shape or architecture.input_shape(layers))
         self.loss_name, self.loss, self.dtype = loss, LOSSES[loss](), np.dtype(dtype)
         self.mean, self.std = 0.0, 255.0  # of the pixel values, 0 to 255; `fit` measures them
-        self.label_smoothing, self.deskew = 0.0, False  # of the last `fit`
+        self.label_smoothing = 0.0  # of the last `fit`
         self.metadata: dict = {}
         self.buffer = Buffers()
         self.classes = connect(layers, self.input_shape)
@@ -229,10 +218,6 @@ class Network:
         self.backward(self.loss.backward(label_smoothing))
         self.update(lr, momentum, weight_decay, nesterov)
         return loss, logits
-
-    def preprocess(self, images: np.ndarray) -> np.ndarray:
-        """The images for `train_step` and `standardize`: `deskewed`, if this is a setting of the network."""
-        return deskewed(images) if self.deskew else images
 
     def standardize(self, images: np.ndarray) -> np.ndarray:
         """(pixel - mean) / std, as an array (*input_shape, N): the input of `forward`."""
@@ -298,7 +283,6 @@ class Network:
         nesterov: bool = False,
         weight_decay: float = 5e-4,
         label_smoothing: float = 0.0,
-        deskew: bool = False,
         standardize: bool = True,
         augment: Augment | None = None,
         seed: int = 0,
@@ -317,7 +301,6 @@ class Network:
             momentum, nesterov        see `sgd`
             weight_decay              L2, of weights only
             label_smoothing           e: the target of the label is 1 - e + e / 10, of the others e / 10
-            deskew                    deskew all images: before `augment` in training, and always at inference
             standardize               measure the pixel mean and std of `images`; if False, use pixel / 255
             augment                   makes an augmented copy of images, a new one for each epoch
             seed                      of the order of the images and of `augment`
@@ -340,18 +323,14 @@ class Network:
             raise ValueError("momentum and label_smoothing must lie in [0, 1)")
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
-        self.prepare(images, standardize, label_smoothing, deskew)
+        self.prepare(images, standardize, label_smoothing)
         if not history:
             self.velocity[:] = 0
         steps = math.ceil(len(images) / batch_size)
-        in_memory = isinstance(images, np.ndarray)
-        window = len(images) if in_memory else max(1, WINDOW // batch_size) * batch_size
-        source = self.preprocess(images) if in_memory else images
+        window = len(images) if isinstance(images, np.ndarray) else max(1, WINDOW // batch_size) * batch_size
         remaining = range(len(history), epochs)
         windows = (  # one for each epoch, all images, if they are in memory
-            item
-            for epoch in remaining
-            for item in epoch_windows(source, labels, window, self.preprocess, augment, seed, epoch, epochs)
+            item for epoch in remaining for item in epoch_windows(images, labels, window, augment, seed, epoch, epochs)
         )
         if augment:  # not for a file alone: with each of its 1,200 parts, two threads would wait for Python's lock
             windows = prefetch(windows)
@@ -371,7 +350,7 @@ class Network:
                     rows, order = next(shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)))
                     some = rows[order]
                 if augment:
-                    self.update_bn_stats(self.preprocess(images.take(some[:BN_STATS_IMAGES], axis=0)))
+                    self.update_bn_stats(images.take(some[:BN_STATS_IMAGES], axis=0))
                 # evaluate once more: the last step itself may have diverged
                 scores = self.evaluate(*(validation or (a.take(some[:batch_size], axis=0) for a in (images, labels))))
             for value, limit in (loss, MAX_LOSS), (scores["loss"], MAX_LOSS if validation else MAX_BATCH_LOSS):
@@ -384,10 +363,10 @@ class Network:
             history.append(record)
             yield record
 
-    def prepare(self, images: np.ndarray, standardize: bool, label_smoothing: float, deskew: bool) -> None:
+    def prepare(self, images: np.ndarray, standardize: bool, label_smoothing: float) -> None:
         """Set what belongs to the model and is not trained; see `fit`."""
         self.mean, self.std = pixel_mean_std(images) if standardize else (0.0, 255.0)
-        self.label_smoothing, self.deskew = float(label_smoothing), bool(deskew)
+        self.label_smoothing = float(label_smoothing)
 
     def _train_epoch(
         self, batches: Iterable[tuple], rates: Iterable[float], step_settings: tuple[float, float, bool, float]
@@ -433,7 +412,7 @@ class Network:
         for start in range(0, len(images), EVAL_BATCH_SIZE):
             batch = slice(start, start + EVAL_BATCH_SIZE)
             with np.errstate(over="ignore", invalid="ignore"):
-                logits = self.forward(self.standardize(self.preprocess(images[batch])))
+                logits = self.forward(self.standardize(images[batch]))
             if not np.abs(logits).max(initial=0) < MAX_OUTPUT:  # NaN fails this comparison too
                 raise DivergenceError("the outputs of the network are too large: train it again, with a lower lr")
             yield batch, logits
@@ -475,7 +454,6 @@ class Network:
             "input": {"shape": list(self.input_shape), "mean": self.mean, "deviation": self.std},
             "loss": self.loss_name,
             "label_smoothing": self.label_smoothing,
-            "deskew": self.deskew,
             "dtype": self.dtype.name,
             "about": json.loads(json.dumps(self.metadata)),  # as `load` will read it: keys are text
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
@@ -505,10 +483,9 @@ class Network:
             network.mean = float(description["input"]["mean"])
             network.std = float(description["input"]["deviation"])
             network.label_smoothing = float(description.get("label_smoothing", 0))  # older files have none
-            network.deskew = description.get("deskew", False)
             network.metadata = dict(description["about"])
-            if not (network.std > 0 and 0 <= network.label_smoothing < 1 and type(network.deskew) is bool):
-                raise ValueError("the std of its pixels, its label smoothing or its deskewing is not a valid value")
+            if not (network.std > 0 and 0 <= network.label_smoothing < 1):
+                raise ValueError("the std of its pixels is not above 0, or its label smoothing is not in [0, 1)")
             with np.errstate(all="ignore"):  # what overflows, such as a mean of 1e39 in float32, is refused below
                 mean, std, scale = np.array([network.mean, network.std, 1 / network.std]).astype(dtype)
                 black, white = (0 - mean) * scale, (255 - mean) * scale  # as `standardize` makes them

@@ -89,7 +89,6 @@ class Config:
     nesterov: bool = setting(False, BOOL, "use Nesterov momentum")
     weight_decay: float = setting(5e-4, AT_LEAST_0, "L2 on the weights")
     label_smoothing: float = setting(0.0, FRACTION, "target of the label: 1 - X + X / 10, of each other class: X / 10")
-    deskew: bool = setting(False, BOOL, "shear each image so that its strokes stand upright")
     validation: float = setting(10_000, COUNT_OR_FRACTION, "training images for validation, a number or a fraction")
     unseen_writers: bool = setting(False, BOOL, "use the images of other writers for validation (MNIST only)")
     augment: bool = setting(False, BOOL, "train on augmented images, new ones each epoch")
@@ -191,8 +190,8 @@ class Config:
 
     def fit_settings(self) -> dict[str, Any]:
         """The arguments for `Network.fit`."""
-        names = "epochs batch_size lr schedule momentum nesterov weight_decay label_smoothing deskew standardize seed"
-        return {name: getattr(self, name) for name in names.split()} | {"augment": self.distortion()}
+        names = "epochs batch_size lr schedule momentum nesterov weight_decay label_smoothing standardize seed".split()
+        return {name: getattr(self, name) for name in names} | {"augment": self.distortion()}
 
 
 def option_name(name: str) -> str:

@@ -156,7 +156,7 @@ def train(
         run = Run({"dataset": config.dataset, "data": fingerprint, "recipe": config.settings()})
         if resume and checkpoint.exists():
             # as `fit` does, but now: Ctrl-C in a run that has a history saves the network
-            network.prepare(training[0], config.standardize, config.label_smoothing, config.deskew)
+            network.prepare(training[0], config.standardize, config.label_smoothing)
             run.resume(checkpoint, network)
         elif resume and path.exists():
             saved = Network.load(path).metadata
@@ -183,8 +183,7 @@ def train(
         if run.history:
             save_best(run, network, path, finished=not exit_code)
             try:
-                images = network.preprocess(np.asarray(training[0][:SHOWN_IMAGES]))
-                save_figures(network, config, run, folder, images)
+                save_figures(network, config, run, folder, np.asarray(training[0][:SHOWN_IMAGES]))
             except KeyboardInterrupt as interrupt:
                 exit_code = cli.fail_stopped(interrupt, f"stopped while the figures were drawn; {resume_hint}")
         if exit_code < 128:  # not stopped

@@ -13,7 +13,6 @@ from data.augment import Distortion
 from network import SCHEDULES, DivergenceError, Network, pixel_mean_std
 from nn import memory
 from nn.architecture import mlp, parse
-from nn.deskew import deskewed
 from nn.layers import ACTIVATIONS, Dense, ReLU, Sigmoid
 
 from .test_layers import slope
@@ -308,14 +307,13 @@ def test_a_batch_may_be_larger_than_a_file(digits, image_file):
     list(small_cnn().fit(image_file[:20], digits[0][1][:20], batch_size=10**12, epochs=1))
 
 
-@pytest.mark.parametrize("augment, deskew", [(None, False), (Distortion(5), False), (Distortion(5), True)])
-def test_a_file_that_fits_into_a_window_is_trained_like_an_array(digits, image_file, augment, deskew):
+@pytest.mark.parametrize("augment", [None, Distortion(5)])
+def test_a_file_that_fits_into_a_window_is_trained_like_an_array(digits, image_file, augment):
     networks = []
     for images in digits[0][0], image_file:
         networks.append(small_cnn())
-        records(networks[-1], ((images, digits[0][1]), digits[1]), augment=augment, deskew=deskew, epochs=1)
-        # and without validation
-        list(networks[-1].fit(images, digits[0][1], augment=augment, deskew=deskew, epochs=1, lr=0.01))
+        records(networks[-1], ((images, digits[0][1]), digits[1]), augment=augment, epochs=1)
+        list(networks[-1].fit(images, digits[0][1], augment=augment, epochs=1, lr=0.01))  # without validation
     assert (flat(networks[0]) == flat(networks[1])).all()
     for method in "predict", "predict_proba":
         assert (getattr(networks[0], method)(image_file) == getattr(networks[0], method)(digits[0][0])).all()
@@ -385,21 +383,6 @@ def test_probabilities_are_those_of_the_labels_also_with_label_smoothing(loss, t
     for each in net, Network.load(tmp_path / "m.npz"):
         p = each.predict_proba(images[:1])[0]
         assert (p[3], p[5]) == pytest.approx((0.8, 0.2), abs=0.01) and p.sum() == pytest.approx(1)
-
-
-def test_a_network_that_deskews_is_one_for_deskewed_images(digits, tmp_path):
-    """In training, before the augmentation, and at inference; also after it was loaded."""
-    (x, y), (validation, _) = digits
-    nets = {deskew: small_cnn() for deskew in (True, False)}
-    for (deskew, net), images in zip(nets.items(), (x, deskewed(x)), strict=True):
-        list(net.fit(images, y, epochs=2, lr=0.01, augment=Distortion(5), deskew=deskew, standardize=False))
-    assert (flat(nets[True]) == flat(nets[False])).all()
-    nets[True].save(tmp_path / "m.npz")
-    expected = nets[False].predict_proba(deskewed(validation))
-    assert (nets[False].predict_proba(validation) != expected).any()
-    for net in nets[True], Network.load(tmp_path / "m.npz"):
-        assert (net.predict_proba(validation) == expected).all()
-        assert net.evaluate(x, y) == nets[False].evaluate(deskewed(x), y)
 
 
 def test_input_statistics(digits):

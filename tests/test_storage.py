@@ -196,7 +196,6 @@ def test_a_sound_file_with_other_content_is_not_a_model(tmp_path, model):
         *(({"input": {"shape": [784], "mean": mean, "deviation": std}}, {}) for mean, std in UNUSABLE),
         ({"input": {"shape": [], "mean": 0, "deviation": 1}}, {}),
         *(({"label_smoothing": value}, {}) for value in (1, -0.1, "x", None)),
-        ({"deskew": 1}, {}),
         ({"layers": []}, {}),
         ({"about": [1]}, {}),
         ({}, {"0.b": np.full(1, np.nan, np.float32)}),

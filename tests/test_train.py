@@ -116,7 +116,7 @@ def test_a_resumed_run_that_is_stopped_at_once_keeps_its_model(train, monkeypatc
 
     original = Network._train_epoch
     monkeypatch.setattr(Network, "_train_epoch", stop)
-    flags = ["--epochs", 4, "--label-smoothing", 0.2, "--deskew", "--out", "m.npz"]
+    flags = ["--epochs", 4, "--label-smoothing", 0.2, "--out", "m.npz"]
     assert train(*flags)[0] == 130
     stopped = (tmp_path / "m.npz").read_bytes()
 
