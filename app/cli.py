@@ -33,8 +33,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match("unrecognized arguments: (?:.* )?--?([A-Za-z][A-Za-z_-]{1,40})", message)
-        flags = [flag for flag in self._option_string_actions if flag != "--help"]
-        if unknown and (close := difflib.get_close_matches(f"--{unknown[1].lower()}", flags, 1, cutoff=0.7)):
+        flag = f"--{unknown[1].lower()}" if unknown else ""
+        if close := difflib.get_close_matches(flag, self._option_string_actions, 1, cutoff=0.7):
             message += f" (did you mean {close[0]}?)"
         self.exit(2, one_line(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
