@@ -87,15 +87,16 @@ def shuffled(count: int, window: int, rng: np.random.Generator) -> Iterator[tupl
 
 
 def epoch_windows(
-    images: np.ndarray, labels: np.ndarray, window: int, augment: Augment | None, seed: int, epoch: int, total: int
+    images: np.ndarray, labels: np.ndarray, window: int, augment: Augment | None, seed: int, epochs: range
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The windows of one epoch of `total`: an array of images, the order to take them in, the labels in this order."""
-    rng = spawn_rng(seed, AUGMENTATION, epoch)
-    in_memory = isinstance(images, np.ndarray)  # then there is one window, the array itself
+    """For each window of these epochs: an array of images, the order to take them in, the labels in this order."""
+    in_memory = isinstance(images, np.ndarray)  # then an epoch has one window, the array itself
     buffer = None if in_memory else np.empty((min(window, len(images)), *images.shape[1:]), np.uint8)
-    for rows, order in shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)):
-        source = images if in_memory else images.take(rows, out=buffer[: len(rows)])
-        yield augment(source, rng, epoch / total) if augment else source, order, labels[rows[order]]
+    for epoch in epochs:
+        rng = spawn_rng(seed, AUGMENTATION, epoch)
+        for rows, order in shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)):
+            source = images if in_memory else images.take(rows, out=buffer[: len(rows)])
+            yield augment(source, rng, epoch / epochs.stop) if augment else source, order, labels[rows[order]]
 
 
 def split_batches(windows: Iterable[tuple], batch_size: int) -> Iterator[tuple]:
@@ -329,9 +330,7 @@ class Network:
         steps = math.ceil(len(images) / batch_size)
         window = len(images) if isinstance(images, np.ndarray) else max(1, WINDOW // batch_size) * batch_size
         remaining = range(len(history), epochs)
-        windows = (  # one for each epoch, all images, if they are in memory
-            item for epoch in remaining for item in epoch_windows(images, labels, window, augment, seed, epoch, epochs)
-        )
+        windows = epoch_windows(images, labels, window, augment, seed, remaining)
         if augment:  # not for a file alone: with each of its 1,200 parts, two threads would wait for Python's lock
             windows = prefetch(windows)
         for epoch in remaining:
