@@ -76,7 +76,8 @@ def parser() -> cli.Parser:
     add_flags(group, Config, FIXED - {"repeat"})
     group = result.add_argument_group(
         "settings of the trials",
-        "one value is for all trials; several, or a range such as 0.01..0.1 or 0..1:linear, are searched",
+        "one value (for a switch: true or false) is for all trials; several, or a range such as 0.01..0.1 or "
+        "0..1:linear, are searched",
     )
     for name, spec in SEARCHABLE.items():
         options = {"nargs": "+", "metavar": "VALUE", "help": spec.metadata["text"], "default": argparse.SUPPRESS}

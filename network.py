@@ -150,6 +150,8 @@ class Network:
         dtype: str = "float32",
     ) -> None:
         check_choice(LOSSES, loss=loss)
+        if not layers or not all(isinstance(layer, Layer) for layer in layers):
+            raise ValueError("layers must be a list of layers, such as [Dense(64), ReLU(), Dense(10)]")
         if any(layer.params for layer in layers):
             raise ValueError("these layers belong to another network: make new ones")
         self.layers, self.input_shape = layers, tuple(input_shape or architecture.input_shape(layers))

@@ -325,6 +325,8 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """The records in a history.csv. StorageError."""
     if path.parent.is_file():
         raise storage.StorageError(f"{path.parent} is not a folder that train.py wrote")
+    if not path.exists():
+        raise storage.StorageError(f"no history at {path}{storage.suggestion(path, 'models', '')}")
     try:
         with path.open(newline="") as file:
             history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -344,9 +346,11 @@ def main(argv: list[str] | None = None) -> int:
         parser().error(f"--out must end in .png, not {arguments.out}")
     folders = dict.fromkeys(path.with_suffix("") if path.suffix == ".npz" else path for path in arguments.models)
     runs: dict[str, list] = {}
-    for folder in folders:
-        name, is_seed = re.subn(r"-seed\d+$", "", str(folder))
-        if is_seed and Path(name) in folders:
+    without_seed = [re.sub(r"-seed\d+$", "", str(folder)) for folder in folders]
+    for folder, name in zip(folders, without_seed, strict=True):
+        if without_seed.count(name) == 1:  # a single seed keeps its name
+            name = str(folder)
+        elif name != str(folder) and Path(name) in folders:
             name += "-seed*"
         runs.setdefault(name, []).append(read_history(folder / "history.csv"))
     validated = any("validation_loss" in history[0] for histories in runs.values() for history in histories)

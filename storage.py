@@ -214,9 +214,8 @@ def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[st
             raise ValueError("its SHA-256 does not match its content")
     except Exception as error:  # a damaged zip raises a dozen types; for the user they are one
         reason = str(error) or type(error).__name__
-        raise StorageError(
-            f"{path} is damaged or not a {kind} ({reason}): {'remove' if kind == 'checkpoint' else 'recreate'} it"
-        ) from error
+        remedy = "remove it" if kind == "checkpoint" else "name another file, or make it again"
+        raise StorageError(f"{path} is damaged or not a {kind} ({reason}): {remedy}") from error
     return description, arrays
 
 

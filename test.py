@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     images, labels, dataset = data.load(wanted, "test", arguments.data_dir, cli.warn, cli.progress)
     if trained_on != {dataset}:
         names = ", ".join(sorted(trained_on))
-        cli.warn(f"WARNING: trained on {names}, but tested on {dataset}: the result is not comparable")
+        cli.warn(f"WARNING: trained on {names}, but tested on {dataset}: comparable only if both are of one dataset")
     if data.fingerprint(images, labels) in [network.metadata.get("data") for network in networks.values()]:
         cli.warn("WARNING: the model was trained on these images: this is not a held-out test")
     results = {}

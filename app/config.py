@@ -54,8 +54,8 @@ ABOVE_0 = Rule("be a number above 0", lambda x: 0 < x < math.inf)
 FRACTION = Rule("lie in [0, 1)", lambda x: 0 <= x < 1)
 SIZES = Rule("hold integers from 1 to 1,000,000", lambda sizes: all(1 <= size <= 10**6 for size in sizes))
 COUNT_OR_FRACTION = Rule(
-    "be an integer number of images or a fraction in [0, 1)",
-    lambda x: 0 <= x < 1 or (1 <= x < math.inf and x == int(x)),
+    "be a fraction in [0, 1), or an integer number of images above 1",
+    lambda x: 0 <= x < 1 or (1 < x < math.inf and x == int(x)),
 )
 BOOL = Rule("be true or false")
 DATASET = Rule("be auto, mnist, synthetic or a printable path", lambda text: text and text.isprintable())
@@ -63,7 +63,7 @@ STRING = Rule("be a string")
 AUGMENTATION = [spec.name for spec in fields(Distortion)]  # the settings with these names are its parameters
 MODEL_FILE = Rule(
     "name a file",
-    lambda text: "\0" not in text and (text == "" or Path(text).name.removesuffix(".npz").strip(".") != ""),
+    lambda text: "\0" not in text and (text == "" or text.rpartition("/")[2].removesuffix(".npz").strip(".") != ""),
 )
 
 
@@ -142,7 +142,7 @@ class Config:
     @property
     def ignored(self) -> dict[str, str]:
         """The settings that have no effect because of another setting, with the reason and the remedy."""
-        replaced = dict.fromkeys(("hidden", "activation"), "together with layers: remove one of them")
+        replaced = dict.fromkeys(("hidden", "activation"), "with layers: remove one of them, or set layers to ''")
         unused = {} if self.augment else dict.fromkeys(AUGMENTATION, "without augment: set it too")
         if not self.momentum:
             unused["nesterov"] = "without momentum: set momentum above 0"

@@ -13,9 +13,12 @@ SHIPPED = [Path(__file__).parent.parent / "models" / f"{name}.npz" for name in (
 
 
 def model_path(out: str, name: str, dataset: str) -> Path:
-    """The path of a model: `out`; else models/NAME.npz, with the dataset in its name if that is not MNIST."""
+    """The path of a model: `out`; else models/NAME.npz, with the dataset in its name if not MNIST. StorageError."""
     path = Path(out or f"models/{name}" + ("" if dataset == "mnist" else f"-{dataset}"))
-    return path.with_name(path.name.removesuffix(".npz") + ".npz")
+    folder = path.with_name(path.name.removesuffix(".npz"))
+    if any(file.name != "checkpoint.npz" for file in folder.glob("*.npz")):
+        raise StorageError(f"{folder} is a folder of models: name a file in it, such as --out {folder / name}")
+    return folder.with_name(f"{folder.name}.npz")
 
 
 def load_digit_classifier(path: Path) -> Network:

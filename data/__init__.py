@@ -50,7 +50,10 @@ def load(
         return *synthetic.load(split, folder, progress), "synthetic"
     path = Path(os.path.realpath(dataset))
     name = path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-    return *formats.read(Path(dataset), split, progress), f"{name}-files" if name.lower() in NAMES else name
+    images, labels = formats.read(Path(dataset), split, progress)
+    if len(missing := np.setdiff1d(range(10), labels)):
+        warn(f"WARNING: {dataset} has no {split} images of {', '.join(map(str, missing))}")
+    return images, labels, f"{name}-files" if name.lower() in NAMES else name
 
 
 def load_writers(name: str, folder: Path | None, log: Callable[[str], None]) -> np.ndarray | None:

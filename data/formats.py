@@ -399,7 +399,12 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
         raise DataError(f"{path}: cannot be read after row {count:,} ({error})") from None
     if not count:
         raise DataError(f"{path} is empty")
-    return np.concatenate(images), np.concatenate(labels)
+    images, labels = np.concatenate(images), np.concatenate(labels)
+    if not labels.any() and 0 < images[:, -1].max() < 10:  # the first pixel of nearly every digit is 0
+        raise DataError(
+            f"{path}: the last column seems to be the label: put it first, or write a header with label last"
+        )
+    return images, labels
 
 
 def _lines(file: IO[str]) -> Iterator[str]:

@@ -103,7 +103,7 @@ class Dense(Layer):
 
     def connect(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if len(shape) != 1:
-            raise ValueError(f"takes vectors, not inputs of shape {shape}")
+            raise ValueError(f"takes vectors, not inputs of shape {shape}: put it after layers of images and Flatten")
         self.shapes = {"W": (self.units, shape[0]), "b": (self.units,)}
         return (self.units,)
 

@@ -42,9 +42,10 @@ class SearchConfig:
             raise ConfigError("the random search needs a number of trials: set trials")
         if not self.recipe.validation:
             raise ConfigError("a search needs validation images: set validation above 0")
+        smallest = {"batch_size": min(self.space["batch_size"].values)} if "batch_size" in self.space else {}
         for dimension in self.space.values():
             for value in dimension.values:  # an invalid one must raise ConfigError now, not during the search
-                replace(self.recipe, **{dimension.name: value}).reject_ignored(self.space)
+                replace(self.recipe, **smallest | {dimension.name: value}).reject_ignored(self.space)
 
     @classmethod
     def read(cls, path: Path, overrides: dict[str, Any], dimensions: dict[str, list | dict]) -> "SearchConfig":
@@ -84,7 +85,8 @@ class SearchConfig:
         # if some of the layers to try are "", hidden has an effect in these trials
         layers = min(space["layers"].values) if "layers" in space else result.recipe.layers
         replace(result.recipe, layers=layers).reject_ignored([*overrides, *dimensions])
-        if overrides.get("trials") and result.method in ("grid", "coordinate"):
+        given = overrides if "method" in overrides else search  # the trials in a file are for its own method
+        if given.get("trials") and result.method in ("grid", "coordinate"):
             raise ConfigError(f"trials has no effect with method = {result.method}: remove it")
         return result
 

@@ -113,6 +113,8 @@ def format_value(value: Any, digits: int = 6) -> str:
     """The text of a value: 0.05, 5.4e-4, 256-128."""
     if isinstance(value, list):
         return "-".join(map(str, value)) or "none"
+    if value == "":  # of `layers`
+        return "hidden"
     if isinstance(value, float) and 0 < abs(value) < 1e-3:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"

@@ -223,6 +223,20 @@ def test_csv_from_other_programs(tmp_path, digits):
         assert (x == images).all() and (y == labels).all()
 
 
+@pytest.mark.parametrize("header", ["", "a" + ",a" * 784 + "\n"])
+def test_a_label_in_the_last_column_must_have_a_title(tmp_path, digits, header):
+    """Otherwise the first pixel, which is nearly always 0, would be the label of every image."""
+    images, labels = digits[1]
+    np.savetxt(
+        tmp_path / "a.csv", np.column_stack([images.reshape(-1, 784), labels]), "%d", ",", header=header, comments=""
+    )
+    with pytest.raises(DataError, match=r"a\.csv: the last column seems to be the label"):
+        formats.read(tmp_path / "a.csv", "train")
+    zeros = labels == 0
+    (tmp_path / "a.csv").write_text(rows(images[zeros], labels[zeros]))
+    assert not formats.read(tmp_path / "a.csv", "train")[1].any()
+
+
 def test_blank_lines(tmp_path, digits):
     text = rows(*digits[1])
     (tmp_path / "a.csv").write_text(text.replace("\n", "\r\n \r\n") + 999 * "\n")

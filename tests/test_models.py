@@ -24,6 +24,17 @@ def test_model_path(out, name, dataset, expected):
     assert str(model_path(out, name, dataset)) == expected
 
 
+def test_a_folder_of_models_is_no_name_of_a_model(tmp_path):
+    """But the folder of a model, with its checkpoint, is."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "checkpoint.npz").touch()
+    assert model_path(str(tmp_path / "m"), "mlp", "mnist") == tmp_path / "m.npz"
+    (tmp_path / "m" / "other.npz").touch()
+    for out in "m", "m.npz":
+        with pytest.raises(StorageError, match=r"m is a folder of models: name a file in it, such as --out .*m/mlp"):
+            model_path(str(tmp_path / out), "mlp", "mnist")
+
+
 def test_a_shipped_model_is_kept_when_it_is_overwritten(tmp_path, monkeypatch, capsys):
     shipped, own = tmp_path / "best.npz", tmp_path / "own.npz"
     monkeypatch.setattr(models, "SHIPPED", [shipped])

@@ -257,6 +257,9 @@ def test_a_layer_has_one_place_in_one_network():
     Network(stack)
     with pytest.raises(ValueError, match="belong to another network"):
         Network(stack)
+    for wrong in [], [Dense(10), ReLU]:
+        with pytest.raises(ValueError, match="layers must be a list of layers"):
+            Network(wrong)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -257,6 +257,14 @@ def test_a_model_beside_the_seeds_is_not_one_of_them(run, histories, monkeypatch
     assert labels == ["models/a", "models/a-seed* (2 seeds)"]
 
 
+def test_a_single_seed_keeps_its_name(run, histories, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("tests.conftest.script", lambda name: plots)
+    run("plots", "models/a-seed1", "models/b")
+    assert [text.get_text() for text in drawn[0].legends[0].texts] == ["models/a-seed1", "models/b"]
+
+
 def test_any_folder_name_is_in_the_legend():
     figure = plots.comparison({"_hidden": [HISTORY], r"x$\frac$": [VALIDATED]})
     assert [text.get_text() for text in figure.legends[0].texts] == ["_hidden", r"x$\frac$"]
@@ -278,7 +286,7 @@ def test_the_command_writes_a_figure(run, histories, tmp_path):
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
-        (["models/none"], 1, "models/none/history.csv: No such file"),
+        (["models/none"], 1, "no history at models/none/history.csv"),
         (["models/b", "models/b/history.csv"], 1, "models/b/history.csv is not a folder that train.py"),
         (["models/b", "--out", "a.txt"], 2, "--out must end in .png"),
         (["models/b", "--out", "models.png/c.png"], 1, "models.png"),

@@ -64,7 +64,7 @@ def test_flags_override_the_file():
         ({"rotate": [5, 10]}, "rotate has no effect without augment"),
         ({"rotate": [5]}, "rotate has no effect without augment"),
         ({"epochs": [1, 2]}, "epochs cannot be searched"),
-        ({"layers": ["dense 8, relu", "dense 4, relu"], "hidden": [8]}, "hidden has no effect together with layers"),
+        ({"layers": ["dense 8, relu", "dense 4, relu"], "hidden": [8]}, "hidden has no effect with layers"),
         ({"hidden": {"low": -math.inf, "high": 5, "scale": "linear"}}, "a range needs"),
     ],
 )
@@ -88,6 +88,19 @@ def test_trials_without_effect_are_refused(method):
     with pytest.raises(ConfigError, match=f"trials has no effect with method = {method}"):
         SearchConfig.read(SEARCH, {"method": method, "trials": 5}, {})
     assert SearchConfig.read(SEARCH, {"method": method}, {}).method == method  # those of the file count for others
+
+
+def test_trials_in_a_file_without_effect_are_refused(tmp_path):
+    (tmp_path / "grid.toml").write_text('method = "grid"\ntrials = 2')
+    with pytest.raises(ConfigError, match="trials has no effect with method = grid"):
+        SearchConfig.read(tmp_path / "grid.toml", {}, {"hidden": [4, 8]})
+
+
+def test_layers_that_a_batch_size_of_the_space_does_not_allow():
+    space = {"layers": ["dense 8, relu", "dense 8, batchnorm, relu"], "batch_size": [32, 1]}
+    with pytest.raises(ConfigError, match="batch-size must be above 1"):
+        SearchConfig.read(SEARCH, {}, space)
+    assert SearchConfig.read(SEARCH, {}, space | {"batch_size": [32, 2]}).space["batch_size"].values == [32, 2]
 
 
 @pytest.mark.parametrize(

@@ -81,5 +81,5 @@ def test_flags_give_the_same_as_files():
 
 
 def test_format_value():
-    assert [format_value(x) for x in (0.05, 0.000541, 1e-5, 0.0, [256, 128], [], "relu", 20)] == [
-        "0.05", "5.41e-4", "1e-5", "0", "256-128", "none", "relu", "20"]  # fmt: skip
+    assert [format_value(x) for x in (0.05, 0.000541, 1e-5, 0.0, [256, 128], [], "relu", "", 20)] == [
+        "0.05", "5.41e-4", "1e-5", "0", "256-128", "none", "relu", "hidden", "20"]  # fmt: skip

@@ -185,7 +185,7 @@ def test_divergence_leaves_no_model(train, tmp_path):
         (["--augment", "--elastic", "1e39"], "elastic must lie in [0, 28]"),
         (["--rotate", "9"], "rotate has no effect without augment: set it too"),
         (["--nesterov", "--momentum", "0"], "nesterov has no effect without momentum"),
-        (["--layers", "relu", "--hidden", "64"], "hidden has no effect together with layers: remove one of them"),
+        (["--layers", "relu", "--hidden", "64"], "hidden has no effect with layers: remove one of them,"),
         (["--smooth", "0"], "smooth must lie in [1, 28], not 0"),
     ],
 )
@@ -215,6 +215,8 @@ def test_bad_layers_and_strengths(train, flags, word):
         (["--epoch", "2"], 2, "--epoch"),
         (["--out", "."], 2, "out must name a file"),
         (["--out", ".npz"], 2, "out must name a file"),
+        (["--out", "folder/"], 2, 'out must name a file, not "folder/"'),
+        (["--validation", "1"], 2, "validation must be a fraction in [0, 1), or an integer number of images above 1"),
         (["--validation", "0.0005"], 1, "--validation"),
         (["--hidden", "1000000", "1000000"], 1, "memory"),
         (["--config", "nothing.toml"], 2, "nothing.toml"),
@@ -247,7 +249,7 @@ def test_one_line_for_every_mistake(train, tmp_path, arguments, code, says):
         ("seed = true", "seed must be"),
         ("lr = ", "not a TOML file"),
         ("hidden = " + "[" * 20_000, "not a TOML file"),
-        ('layers = "dense 8, relu"\nhidden = [64]', "bad.toml: hidden has no effect together with layers"),
+        ('layers = "dense 8, relu"\nhidden = [64]', "bad.toml: hidden has no effect with layers"),
         ("rotate = 9", "bad.toml: rotate has no effect without augment"),
     ],
 )

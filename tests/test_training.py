@@ -106,7 +106,7 @@ def test_the_picture_of_a_resumed_run_shows_its_first_epoch(train, monkeypatch):
 
 def test_a_network_on_pictures_has_pictures_of_its_own(train, tmp_path):
     (tmp_path / "m").mkdir()
-    for name in "pca.png", "confusion.png", "mistakes.png", "mistakes.csv":  # of an earlier network
+    for name in "pca.png", "confusion.png", "mistakes-mnist.png", "mistakes.csv":  # of an earlier network
         (tmp_path / "m" / name).touch()
     assert train("--epochs", 1, "--out", "m.npz", *CNN)[0] == 0
     written = {p.name for p in (tmp_path / "m").iterdir()}
@@ -258,6 +258,23 @@ def test_resume_after_a_divergence_tries_again(train, monkeypatch, tmp_path):
     assert not (tmp_path / "m" / "checkpoint.npz").exists(), "it would diverge again"
     code, out, _ = train("--epochs", 4, "--out", "m.npz", "--resume")
     assert code == 0 and len(out.splitlines()) == 7
+
+
+def test_a_divergence_before_an_epoch_keeps_the_checkpoint_of_another_run(train, monkeypatch, tmp_path):
+    original, left = Network._train_epoch, [1]
+
+    def stop(*arguments):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "_train_epoch", stop)
+        assert train("--epochs", 3, "--out", "m.npz")[0] == 130
+    before = (tmp_path / "m" / "checkpoint.npz").read_bytes()
+    assert train("--epochs", 3, "--lr", 1e9, "--out", "m.npz")[0] == 1
+    assert (tmp_path / "m" / "checkpoint.npz").read_bytes() == before
 
 
 def test_leftovers_of_killed_writers_are_swept_away(train, tmp_path):
