@@ -146,18 +146,26 @@ def by_norm(weights: np.ndarray, count: int) -> np.ndarray:
 
 
 @styled
-def weight_grid(weights: np.ndarray, title: str = "", count: int = 96) -> Figure:
-    """The weights of the first layer, (N, height, width), an image for each unit or filter; the first `by_norm`."""
-    order = by_norm(weights, count)
+def weight_grid(weights: np.ndarray, title: str = "", count: int = 96, names: Sequence[str] = ()) -> Figure:
+    """The weights of the first layer, (N, height, width), an image for each unit or filter; the first `by_norm`.
+
+    names: of the units; then all are shown, in their order.
+    """
+    order = by_norm(weights, count) if not names else np.arange(len(names))
     columns = min(12, math.ceil(math.sqrt(2 * len(order))))  # about twice as wide as high
     rows = math.ceil(len(order) / columns)
     with_gap = np.pad(weights[order], ((0, 0), (1, 0), (1, 0)), constant_values=np.nan)  # of one pixel
     grid = montage(with_gap, columns, np.nan)
-    title = f"{title} ({len(order)} of {len(weights)}, largest norm first)"
+    if not names:
+        some = f"{len(order)} of {len(weights)}, " if len(order) < len(weights) else ""
+        title = f"{title} ({some}largest norm first)"
     side = np.clip(8 / columns, 0.75, 1.5)  # inches of an image
     figure, (ax,) = new_figure(side * columns + 1.15, side * rows + 0.1, title=title)
     limit = np.nanpercentile(np.abs(grid), 99.5) or 1
     image = show_image(ax, grid, "none", cmap=SIGNED, vmin=-limit, vmax=limit)
+    for i, name in enumerate(names):
+        row, column = divmod(i, columns)
+        ax.text(column * with_gap.shape[2] + 2, row * with_gap.shape[1] + 2, name, va="top")
     figure.colorbar(image, ax=ax, label="weight", fraction=0.03, pad=0.01, extend="both")
     return figure
 

@@ -245,7 +245,8 @@ def save_figure(results: list[dict], arguments: argparse.Namespace) -> None:
             digits = find_digits(file, arguments)
             boxes = [digit.box for digit in digits] if len(digits) > 1 else []
             small = photo.thumbnail(file, 480 if boxes else 160)
-            shown.append((file.name, small, [digit.image for digit in digits], probabilities, unsure, boxes))
+            name = f"{file.name}, true: {found[0]['real']}" if arguments.labels else file.name
+            shown.append((name, small, [digit.image for digit in digits], probabilities, unsure, boxes))
     if shown:
         plots.save(plots.predictions(shown), arguments.show, PNG_SOFTWARE)
 

@@ -260,11 +260,13 @@ def save_figures(network: Network, config: Config, run: Run, folder: Path, image
     best = best_epoch(run.history)
     figures = {
         "curves": plots.curves(run.history, best if "validation_loss" in run.history[0] else None, title),
-        "histograms": plots.histograms(network.parameters(), title),
+        "histograms": plots.histograms(network.parameters(), f"{title}: parameters"),
     }
     first, weights = network.layers[0], network.parameters().get("0.W")
     if isinstance(first, Dense):
-        figures["weights"] = plots.weight_grid(weights.reshape(-1, 28, 28), f"{title}: first-layer weights")
+        names = list("0123456789") if len(network.layers) == 1 else []
+        head = f"{title}: weights of each digit" if names else f"{title}: first-layer weights"
+        figures["weights"] = plots.weight_grid(weights.reshape(-1, 28, 28), head, names=names)
         stages = {
             "initial": config.build_network().parameters()["0.W"],
             "after epoch 1": run.after_epoch_1["0.W"],
@@ -275,7 +277,8 @@ def save_figures(network: Network, config: Config, run: Run, folder: Path, image
         figures["weights"] = plots.weight_grid(weights[:, :, 0], f"{title}: first-layer filters")
         maps = first.forward(network.standardize(images)).transpose(3, 1, 0, 2)
         order = plots.by_norm(weights[:, :, 0], 12)
-        head = f"{title}: feature maps of the {len(order)} filters with the largest norm (red > 0 > blue)"
+        some = f" with the largest norm, {len(order)} of {len(weights)}" if len(order) < len(weights) else ""
+        head = f"{title}: feature maps of the filters{some} (red > 0 > blue)"
         figures["features"] = plots.image_grid(images, maps[:, order], head)
     if distortion := config.distortion():
         augmented = [distortion(images, np.random.default_rng(i)) for i in range(12)]

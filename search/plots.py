@@ -64,7 +64,7 @@ def _best_trials(keys: Iterable, errors: np.ndarray) -> dict:
 def heatmaps(bins: Bins, accuracies: Sequence[float], epochs: Sequence[int], title: str = "") -> Figure:
     """The best accuracy for each pair of bins of each pair of hyper-parameters."""
     pairs = list(itertools.combinations(bins, 2)) or [(name, name) for name in bins]
-    figure, axes = new_figure(4.8, 4.2, len(pairs), min(3, len(pairs)), title)
+    figure, axes = new_figure(4, 3.8, len(pairs), min(3, len(pairs)), title)
     errors = _errors(accuracies)
     norm = LogNorm(np.nanmin(errors), max(np.nanmax(errors), 1.01 * np.nanmin(errors)))
     colors = colormaps["cividis_r"].with_extremes(bad="#eeeeee")
@@ -122,13 +122,13 @@ def learning_curves(rungs: dict[int, dict[str, Sequence[float]]], winner: str, t
     axes[0].get_gridspec().set_width_ratios([length**0.5 for length in lengths])
     errors = [{trial: _errors(accuracies) for trial, accuracies in rungs[length].items()} for length in lengths]
     for ax, length, rung, longer in zip(axes, lengths, errors, [*errors[1:], {}], strict=True):
-        spread = 0.3 if length == 1 else 0  # points next to each other
+        spread = 0.2 if length == 1 else 0  # points next to each other
         for (trial, error), shift in zip(rung.items(), np.linspace(-spread, spread, len(rung)), strict=True):
             style = {"color": GREY, "alpha": 0.3, "linewidth": 1, "label": "trial"}
             if trial in longer:
                 style |= {"color": BLUE, "alpha": 0.6, "label": "promoted trial", "zorder": 3}
             if trial == winner:
-                style |= {"color": ORANGE, "alpha": 1, "linewidth": 1.8, "label": "winner", "zorder": 4}
+                style |= {"color": ORANGE, "alpha": 1, "linewidth": 1.8, "label": "winner (first seed)", "zorder": 4}
             ax.plot(np.arange(1, len(error) + 1) + shift, error, ".-", **style)
         _error_axis(ax, np.concatenate([error for rung in errors for error in rung.values()]))
         ax.set(xlim=(0.5, length + 0.5), xlabel="epoch", title=f"{len(rung)} trial{'s' * (len(rung) != 1)}")

@@ -88,10 +88,11 @@ def save_figures(search: Search, folder: Path, title: str) -> None:
     for name, dimension in search.config.space.items():
         labels = [textwrap.fill(label, 16) for label in dimension.bin_labels]
         bins[heading(dimension)] = labels, [dimension.bin_of(result["settings"][name]) for result in results]
-    winner = search.ranking[0].trial.id
+    winner, several = search.ranking[0].trial.id, len({*epochs}) > 1
+    unless = f" (after {max(epochs)} epochs, unless shown)" if several else ""
     figures = {
-        "pairs": heatmaps(bins, accuracies, epochs, f"{title}: the best trial of each pair"),
-        "values": marginals(bins, accuracies, epochs, f"{title}: {trials}"),
+        "pairs": heatmaps(bins, accuracies, epochs, f"{title}: the best trial of each pair{unless}"),
+        "values": marginals(bins, accuracies, epochs, f"{title}: {trials}{unless}"),
         "rungs": learning_curves(rungs, winner, f"{title}: {trials}, {search.config.method}"),
     }
     for name, figure in figures.items():

@@ -94,8 +94,19 @@ def test_weight_grid_keeps_the_pixels_and_shows_the_largest_norm_first():
     assert figure.get_suptitle() == "weights (20 of 30, largest norm first)"
 
 
+def test_weight_grid_with_names_keeps_the_order():
+    figure = plots.weight_grid(WEIGHTS[:10], "weights", names=list("0123456789"))
+    (ax, _), grid = figure.axes, figure.axes[0].images[0].get_array()
+    assert [text.get_text() for text in ax.texts] == list("0123456789") and figure.get_suptitle() == "weights"
+    for text, weights in zip(ax.texts, WEIGHTS, strict=False):
+        left, top = (int(x) // 29 * 29 + 1 for x in text.get_position())
+        assert (grid[top : top + 28, left : left + 28] == weights).all()
+
+
 def test_weight_grid_of_filters():
-    shown = plots.weight_grid(WEIGHTS[:, :5, :3]).axes[0].images[0].get_array()
+    figure = plots.weight_grid(WEIGHTS[:, :5, :3], "filters")
+    assert figure.get_suptitle() == "filters (largest norm first)"
+    shown = figure.axes[0].images[0].get_array()
     order = plots.by_norm(WEIGHTS[:, :5, :3], 30)
     assert (shown[1:6, 1:4] == WEIGHTS[order[0], :5, :3]).all() and (shown[1:6, 5:8] == WEIGHTS[order[1], :5, :3]).all()
     assert list(order) == sorted(range(30), key=lambda i: -np.sum(WEIGHTS[i, :5, :3] ** 2))

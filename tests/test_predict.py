@@ -218,7 +218,10 @@ def test_the_figure_shows_photos_inputs_and_probabilities(run, model, photos, mo
     files = sorted(photos)[:3]
     run("predict", *files, "--model", model, "--show", "a.png")
     network = Network.load(model)
-    for (name, thumbnail, [image], [probabilities], [unsure], boxes), file in zip(shown, files, strict=True):
+    run("predict", *files, "--model", model, "--labels", "--show", "b.png")
+    folders, names = zip(*(file.split("/")[1:] for file in files), strict=True)
+    assert [name for name, *_ in shown[3:]] == [f"{n}, true: {f}" for n, f in zip(names, folders, strict=True)]
+    for (name, thumbnail, [image], [probabilities], [unsure], boxes), file in zip(shown, files, strict=False):
         assert name == file.split("/")[2] and thumbnail.shape == (160, 160, 3) and (image == photos[file]).all()
         assert boxes == [] and unsure == (max(probabilities) / sum(sorted(probabilities)[-2:]) < 0.9)
         assert probabilities == pytest.approx(list(network.predict_proba(photos[file][None])[0]), abs=1e-6)

@@ -58,7 +58,7 @@ def test_learning_curves_show_each_rung_from_its_first_epoch():
     labels = {
         text.get_text(): to_hex(line.get_color()) for text, line in zip(legend.texts, legend.get_lines(), strict=True)
     }
-    assert labels["winner"] == ORANGE and set(labels.values()) == {BLUE, ORANGE, GREY}
+    assert labels["winner (first seed)"] == ORANGE and set(labels.values()) == {BLUE, ORANGE, GREY}
     (ax,) = learning_curves({2: {"a": [0.9, 0.91], "b": [0.7, 0.8]}}, winner="a").axes
     assert len(ax.lines) == 2
 

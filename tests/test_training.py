@@ -113,6 +113,16 @@ def test_a_network_on_pictures_has_pictures_of_its_own(train, tmp_path):
     assert written == {"history.csv", "curves.png", "weights.png", "features.png", "augment.png", "histograms.png"}
 
 
+@pytest.mark.parametrize("hidden, named", [([], True), (["--hidden", 4], False)])
+def test_the_weights_of_softmax_regression_have_the_names_of_the_digits(train, monkeypatch, hidden, named):
+    drawn, original = [], plots.weight_grid
+    monkeypatch.setattr(
+        plots, "weight_grid", lambda *shown, names: drawn.append(names) or original(*shown, names=names)
+    )
+    assert train("--epochs", 1, *(hidden or ["--hidden"]))[0] == 0
+    assert drawn == [list("0123456789") if named else []]
+
+
 def test_filters_and_what_they_find_are_drawn_in_the_same_order(train, tmp_path, monkeypatch):
 
     drawn = {}
