@@ -64,7 +64,7 @@ def _best_trials(keys: Iterable, errors: np.ndarray) -> dict:
 def heatmaps(bins: Bins, accuracies: Sequence[float], epochs: Sequence[int], title: str = "") -> Figure:
     """The best accuracy for each pair of bins of each pair of hyper-parameters."""
     pairs = list(itertools.combinations(bins, 2)) or [(name, name) for name in bins]
-    figure, axes = new_figure(4, 3.8, len(pairs), min(3, len(pairs)), title)
+    figure, axes = new_figure(4.3, 3.8, len(pairs), min(3, len(pairs)), title)
     errors = _errors(accuracies)
     norm = LogNorm(np.nanmin(errors), max(np.nanmax(errors), 1.01 * np.nanmin(errors)))
     colors = colormaps["cividis_r"].with_extremes(bad="#eeeeee")
