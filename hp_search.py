@@ -1,9 +1,9 @@
 """Find good hyper-parameters, and train the best network:  python hp_search.py
 
     trial  seed  epochs    hidden        lr  weight-decay  validation accuracy  seconds
-        1     0       1      1024     0.061       7.15e-4               0.9592     3.29  <- best so far
+        1     0       1      1024     0.061       7.15e-4               0.9728     2.28  <- best so far
       ...
-    best of 125 trials: validation accuracy 0.9848 +- 0.0002 (mnist), then trained on 60,000 images -> models/best.npz
+    best of 125 trials: validation accuracy 0.9852 +- 0.0008 (mnist), then trained on 60,000 images -> models/best.npz
 
 A file (--config configs/search.toml) and flags set the space and the method. Trials are compared on validation images;
 the test files are never read. Every result is in models/best/search.jsonl: the same command resumes a stopped search.
