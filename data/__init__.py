@@ -51,8 +51,9 @@ def load(
     path = Path(os.path.realpath(dataset))
     name = path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0] or path.name
     images, labels = formats.read(Path(dataset), split, progress)
-    if len(missing := np.flatnonzero(np.bincount(labels, minlength=10) == 0)):
-        warn(f"WARNING: {dataset} has no {split} images of {', '.join(map(str, missing))}")
+    missing = np.flatnonzero(np.bincount(labels, minlength=10) == 0)
+    if split == "train" and len(missing):
+        warn(f"WARNING: {dataset} has no training images of {', '.join(map(str, missing))}")
     return images, labels, f"{name}-files" if name.lower() in NAMES else name
 
 

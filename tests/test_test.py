@@ -68,8 +68,7 @@ def test_only_digits_that_occur_are_listed(run, model, archive, digits, tmp_path
     few = np.isin(labels, (3, 8))
     np.savez(tmp_path / "tiny.npz", x_test=images[few], y_test=labels[few])
     code, out, err = run("test", "--model", PATH, "--dataset", "tiny.npz")
-    assert (code, err) == (0, "WARNING: tiny.npz has no test images of 0, 1, 2, 4, 5, 6, 7, 9\n")
-    assert out.splitlines()[1].split() == ["digit", "3", "8"]
+    assert (code, err) == (0, "") and out.splitlines()[1].split() == ["digit", "3", "8"]
 
 
 def test_misclassified_images_are_written_with_the_highest_confidence_first(

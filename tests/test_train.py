@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import network
@@ -166,6 +167,13 @@ def test_shipped_recipes_train(path, run, archive, tmp_path):
     code, _, err = run("train", "--config", path, "--dataset", archive, "--epochs", 1, "--validation", 100)
     assert code == 0 and err == ""
     assert (tmp_path / "models" / f"{path.stem}-tiny.npz").exists()
+
+
+def test_training_images_that_lack_a_digit(run, digits, tmp_path):
+    (x, y), _ = digits
+    np.savez(tmp_path / "few.npz", x_train=x[y > 1], y_train=y[y > 1])
+    code, _, err = run("train", "--dataset", "few.npz", *fast("--epochs", 1))
+    assert code == 0 and err == "WARNING: few.npz has no training images of 0, 1\n"
 
 
 def test_divergence_leaves_no_model(train, tmp_path):
