@@ -232,6 +232,11 @@ def test_a_label_in_the_last_column_must_have_a_title(tmp_path, digits, header):
     )
     with pytest.raises(DataError, match=r"a\.csv: the last column seems to be the label"):
         formats.read(tmp_path / "a.csv", "train")
+    images = images.copy()
+    images[:, -1, -1] = 5  # other labels than 0 come first
+    (tmp_path / "b.csv").write_text(rows(images, labels))
+    assert (formats.read(tmp_path / "b.csv", "train")[1] == labels).all()
+    images[:, -1, -1] = 0
     zeros = labels == 0
     (tmp_path / "a.csv").write_text(rows(images[zeros], labels[zeros]))
     assert not formats.read(tmp_path / "a.csv", "train")[1].any()

@@ -306,6 +306,19 @@ def test_settings_that_cannot_be(digits, settings):
         next(Network(mlp([])).fit(*digits[0], **settings))
 
 
+def test_a_resumed_training_augments_as_the_whole_one(digits):
+    """The progress that `augment` is told is that of all epochs."""
+    (x, y), _ = digits
+
+    def progress(epochs):
+        told = []
+        for _ in module.epoch_windows(x, y, len(x), lambda images, rng, t: told.append(t) or images, 0, epochs):
+            pass
+        return told
+
+    assert progress(range(4)) == [0, 0.25, 0.5, 0.75] and progress(range(2, 4)) == [0.5, 0.75]
+
+
 def test_a_batch_may_be_larger_than_a_file(digits, image_file):
     list(small_cnn().fit(image_file[:20], digits[0][1][:20], batch_size=10**12, epochs=1))
 
