@@ -16,9 +16,10 @@ def model_path(out: str, name: str, dataset: str) -> Path:
     """The path of a model: `out`; else models/NAME.npz, with the dataset in its name if not MNIST. StorageError."""
     path = Path(out or f"models/{name}" + ("" if dataset == "mnist" else f"-{dataset}"))
     folder = path.with_name(path.name.removesuffix(".npz"))
-    if any(file.name != "checkpoint.npz" for file in folder.glob("*.npz")):
+    path, others = folder.with_name(f"{folder.name}.npz"), {*folder.glob("*.npz")} - {folder / "checkpoint.npz"}
+    if others and not path.exists() and not (folder / "search.jsonl").exists():
         raise StorageError(f"{folder} is a folder of models: name a file in it, such as --out {folder / name}")
-    return folder.with_name(f"{folder.name}.npz")
+    return path
 
 
 def load_digit_classifier(path: Path) -> Network:

@@ -374,7 +374,7 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
 
     The label is the last column if the title of that is one of LABEL_COLUMNS.
     """
-    images, labels, count, label_last = [], [], 0, False
+    images, labels, count, label_last, titled = [], [], 0, False, False
     try:
         with path.open("rb") as file:
             opened = gzip.open if file.read(2) == GZIP else open
@@ -382,6 +382,7 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
             lines = _lines(file)
             first = next(lines, "")
             if first.strip("\"' ")[:1].isalpha():  # a header
+                titled = first.partition(",")[0].strip("\"' ").lower() in LABEL_COLUMNS
                 label_last = first.rstrip().rpartition(",")[2].strip("\"' ").lower() in LABEL_COLUMNS
             elif first:
                 lines = itertools.chain([first], lines)
@@ -400,7 +401,9 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
     if not count:
         raise DataError(f"{path} is empty")
     images, labels = np.concatenate(images), np.concatenate(labels)
-    if not labels.any() and 0 < images[:, -1].max() < 10:  # the first pixel of nearly every digit is 0
+    if (
+        not (titled or label_last or labels.any()) and 0 < images[:, -1].max() < 10
+    ):  # the first pixel of nearly every digit is 0
         raise DataError(
             f"{path}: the last column seems to be the label: put it first, or write a header with label last"
         )
