@@ -166,8 +166,7 @@ def train(
                 print(f"{path.stem}: was finished before")
                 return saved | run.metadata, 0
             if different:
-                reason = f"{path} was trained with other settings ({different}): use those, or leave out --resume"
-                raise storage.StorageError(reason)
+                cli.warn(f"{path} was trained with other settings ({different}): this training will replace it")
         images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
         print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")
         # if one of these is impossible, it should fail now and not after an epoch

@@ -343,8 +343,6 @@ def faults(kinds: Iterable[str]) -> Case:
             scenario.prepare()
         if scenario.command != "data.convert" or found != after:
             code, _, err = scenario.run(*scenario.again)
-            if name == "train again" and "leave out --resume" in err:  # the old model is still there
-                code, _, err = scenario.run()
             check(code == 0, f"{where}: not again: {err}")
             check(state() == after, f"{where}: other files: {differing(state(), after)}")
         return "refused" if failed else "same"
