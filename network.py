@@ -305,7 +305,7 @@ class Network:
             weight_decay              L2, of weights only
             label_smoothing           e: the target of the label is 1 - e + e / 10, of the others e / 10
             standardize               measure the pixel mean and std of `images`; if False, use pixel / 255
-            augment                   makes an augmented copy of images, a new one for each epoch
+            augment                   makes augmented images, a new array for each epoch
             seed                      of the order of the images and of `augment`
             history                   records of an earlier `fit` with the same arguments, to resume after its last
                                       epoch; restore all `arrays` and the `velocity` first

@@ -334,7 +334,9 @@ def read_history(path: Path) -> list[dict[str, float]]:
     if path.parent.is_file():
         raise storage.StorageError(f"{path.parent} is not a folder that train.py wrote")
     if not path.exists():
-        raise storage.StorageError(f"no history at {path}{storage.suggestion(path, 'models', '')}")
+        meant = Path("models", path.parent)
+        hint = f": did you mean {meant}?" if (meant / path.name).is_file() else ""
+        raise storage.StorageError(f"no history at {path}{hint}")
     try:
         with path.open(newline="") as file:
             history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -356,9 +358,10 @@ def main(argv: list[str] | None = None) -> int:
     runs: dict[str, list] = {}
     without_seed = [re.sub(r"-seed\d+$", "", str(folder)) for folder in folders]
     for folder, name in zip(folders, without_seed, strict=True):
-        if without_seed.count(name) == 1:  # a single seed keeps its name
+        beside = Path(name) in folders  # the model without a seed
+        if without_seed.count(name) == 1 + beside:  # a single seed keeps its name
             name = str(folder)
-        elif name != str(folder) and Path(name) in folders:
+        elif beside and name != str(folder):
             name += "-seed*"
         runs.setdefault(name, []).append(read_history(folder / "history.csv"))
     validated = any("validation_loss" in history[0] for histories in runs.values() for history in histories)

@@ -24,7 +24,8 @@ from nn.layers import Dense
 MAX_CHECKPOINT_TEXT = 2**26  # bytes of a checkpoint's description; an epoch takes about 200, so 300,000 epochs
 BUSY, WATCHED_SECONDS, WATCHED_STEPS = 0.75, 1.0, 30  # see `watch_load`
 FIGURES = set("curves histograms weights pca features augment".split())  # that `save_figures` may draw
-TEST_FILES = "confusion{}.png", "mistakes{}.png", "mistakes{}.csv"  # that test.py writes; {}: a dataset, or nothing
+# that test.py writes:
+TEST_FILES = "confusion.png mistakes.png mistakes.csv confusion-*.png mistakes-*.png mistakes-*.csv".split()
 SHOWN_IMAGES = 6  # in the figures of feature maps and augmented images
 COLUMNS = {  # of the table: title and format of each key of a record
     "epoch": ("epoch", "d"),
@@ -283,10 +284,7 @@ def save_figures(network: Network, config: Config, run: Run, folder: Path, image
         augmented = [distortion(images, np.random.default_rng(i)) for i in range(12)]
         head = f"{title}: images and augmented versions"
         figures["augment"] = plots.image_grid(images, np.stack(augmented, axis=1), head)
-    for pattern in [
-        *(f"{each}.png" for each in FIGURES - figures.keys()),
-        *(name.format(end) for name in TEST_FILES for end in ("", "-*")),
-    ]:
+    for pattern in [*(f"{each}.png" for each in FIGURES - figures.keys()), *TEST_FILES]:
         for file in filter(Path.is_file, folder.glob(pattern)):  # of an earlier network
             file.unlink(missing_ok=True)
     for name, figure in figures.items():

@@ -374,7 +374,7 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
 
     The label is the last column if the title of that is one of LABEL_COLUMNS.
     """
-    images, labels, count, label_last, titled = [], [], 0, False, False
+    images, labels, count, place = [], [], 0, None  # of the label, if a header tells it: 0 or -1
     try:
         with path.open("rb") as file:
             opened = gzip.open if file.read(2) == GZIP else open
@@ -382,15 +382,15 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
             lines = _lines(file)
             first = next(lines, "")
             if first.strip("\"' ")[:1].isalpha():  # a header
-                titled = first.partition(",")[0].strip("\"' ").lower() in LABEL_COLUMNS
-                label_last = first.rstrip().rpartition(",")[2].strip("\"' ").lower() in LABEL_COLUMNS
+                titles = [title.strip("\"' ").lower() for title in first.rstrip().split(",")]
+                place = next((i for i in (-1, 0) if titles[i] in LABEL_COLUMNS), None)
             elif first:
                 lines = itertools.chain([first], lines)
             for chunk in progress(iter(lambda: list(itertools.islice(lines, CSV_ROWS)), []), f"reading {path.name}"):
                 rows = np.loadtxt(chunk, np.float32, delimiter=",", ndmin=2, comments=None, quotechar='"')
                 if rows.shape[1] != 785 or not ((rows >= 0) & (rows <= 255) & (rows == np.rint(rows))).all():
                     raise ValueError("its rows are not a label and 784 integers from 0 to 255")
-                rows = np.roll(rows, 1, axis=1) if label_last else rows
+                rows = np.roll(rows, 1, axis=1) if place == -1 else rows
                 labels.append(rows[:, 0].astype(np.int64))
                 images.append(rows[:, 1:].astype(np.uint8))
                 count += len(rows)
@@ -401,12 +401,8 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
     if not count:
         raise DataError(f"{path} is empty")
     images, labels = np.concatenate(images), np.concatenate(labels)
-    if (
-        not (titled or label_last or labels.any()) and 0 < images[:, -1].max() < 10
-    ):  # the first pixel of nearly every digit is 0
-        raise DataError(
-            f"{path}: the last column seems to be the label: put it first, or write a header with label last"
-        )
+    if place is None and not labels.any() and 0 < images[:, -1].max() < 10:  # most first pixels are 0
+        raise DataError(f"{path}: the last column seems to be the label: put it first, or name it label in a header")
     return images, labels
 
 

@@ -238,6 +238,10 @@ def test_a_label_in_the_last_column_must_have_a_title(tmp_path, digits, header):
     assert (formats.read(tmp_path / "b.csv", "train")[1] == labels).all()
     images[:, -1, -1] = 0
     zeros = labels == 0
+    images[:, -1, -1] = 5  # the header says which column it is
+    (tmp_path / "b.csv").write_text("label" + 784 * ",a" + "\n" + rows(images[zeros], labels[zeros]))
+    assert not formats.read(tmp_path / "b.csv", "train")[1].any()
+    images[:, -1, -1] = 0
     (tmp_path / "a.csv").write_text(rows(images[zeros], labels[zeros]))
     assert not formats.read(tmp_path / "a.csv", "train")[1].any()
 

@@ -268,12 +268,16 @@ def test_a_model_beside_the_seeds_is_not_one_of_them(run, histories, monkeypatch
     assert labels == ["models/a", "models/a-seed* (2 seeds)"]
 
 
-def test_a_single_seed_keeps_its_name(run, histories, monkeypatch):
+def test_a_single_seed_keeps_its_name(run, histories, monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
     monkeypatch.setattr("tests.conftest.script", lambda name: plots)
     run("plots", "models/a-seed1", "models/b")
     assert [text.get_text() for text in drawn[0].legends[0].texts] == ["models/a-seed1", "models/b"]
+    assert run("plots", "a-seed1")[2].endswith("no history at a-seed1/history.csv: did you mean models/a-seed1?\n")
+    storage.write_csv(tmp_path / "models/a/history.csv", HISTORY[0], HISTORY)
+    run("plots", "models/a", "models/a-seed1")
+    assert [text.get_text() for text in drawn[1].legends[0].texts] == ["models/a", "models/a-seed1"]
 
 
 def test_any_folder_name_is_in_the_legend():
