@@ -33,6 +33,8 @@ def test_a_folder_of_models_is_no_name_of_a_model(tmp_path):
     for out in "m", "m.npz":
         with pytest.raises(StorageError, match=r"m is a folder of models: name a file in it, such as --out .*m/mlp"):
             model_path(str(tmp_path / out), "mlp", "mnist")
+    (tmp_path / "m.npz").touch()
+    assert model_path(str(tmp_path / "m"), "mlp", "mnist") == tmp_path / "m.npz", "its folder may hold other models"
 
 
 def test_a_shipped_model_is_kept_when_it_is_overwritten(tmp_path, monkeypatch, capsys):
