@@ -73,7 +73,7 @@ def parser() -> cli.Parser:
     title = "settings of the search; each overrides the config file [in brackets: the value if the file has none]"
     group = result.add_argument_group(title)
     add_flags(group, SearchConfig)
-    add_flags(group, Config, FIXED - {"repeat"})
+    add_flags(group, Config, FIXED - {"repeat", "processes"})
     group = result.add_argument_group(
         "settings of the trials",
         "one value (for a switch: true or false) is for all trials; several, or a range such as 0.01..0.1 or "

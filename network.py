@@ -5,6 +5,7 @@
 One training step is `Network.train_step`; `Network.fit` calls it for every batch of every epoch.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -21,7 +22,7 @@ from nn import architecture
 from nn.architecture import LAYERS, connect
 from nn.layers import BatchNorm, Layer, check_choice
 from nn.losses import LOSSES, unsmoothed
-from nn.memory import Buffers, ParameterMemory
+from nn.memory import UFUNC_BUFFER, Buffers, ParameterMemory
 
 FORMAT = 1  # version of the model file
 UNIT_VECTORS = np.eye(3)  # the (v, W, dW) of `Network.update`
@@ -29,7 +30,6 @@ UNIT_VECTORS = np.eye(3)  # the (v, W, dW) of `Network.update`
 INITIALISATION, ORDER, SPLIT, SEARCH, AUGMENTATION = range(5)
 MAX_LOSS = 100.0  # a higher mean loss of an epoch counts as divergence; uniform guessing gives ln 10 = 2.3
 MAX_BATCH_LOSS = 100 * MAX_LOSS  # the same for a single batch
-UFUNC_BUFFER = 1024  # values; NumPy copies shorter rows through a buffer: the default, 8192, costs images 3 % more time
 MAX_OUTPUT = 1e15  # of a network; its square can still be computed, for MSE
 EVAL_BATCH_SIZE = 1000  # images at a time at inference
 BN_STATS_IMAGES = 10_000  # random images that batch norm's statistics are recomputed on
@@ -188,7 +188,7 @@ class Network:
     @property
     def velocity(self) -> np.ndarray:
         """The velocity v of every parameter, in one vector (with padding). A view, valid until the next update."""
-        return self.memory.velocity
+        return self.memory.content[0]
 
     @property
     def parameter_count(self) -> int:
@@ -290,6 +290,7 @@ class Network:
         augment: Augment | None = None,
         seed: int = 0,
         history: list[dict] | None = None,
+        processes: int = 1,
         progress: Callable[[Iterable], Iterable] = iter,
     ) -> Iterator[dict]:
         """A generator that trains one epoch at a time and yields its record: nothing happens until you iterate.
@@ -309,6 +310,7 @@ class Network:
             seed                      of the order of the images and of `augment`
             history                   records of an earlier `fit` with the same arguments, to resume after its last
                                       epoch; restore all `arrays` and the `velocity` first
+            processes                 divide each batch over them, see nn/parallel.py; batch_size must be a multiple
             progress                  wraps the steps of an epoch, for a progress bar
 
         A record has epoch, lr (of its first step), train_loss and train_accuracy (running means, without L2 and
@@ -324,6 +326,8 @@ class Network:
             raise ValueError("epochs and batch_size must be at least 1, lr above 0, weight_decay at least 0")
         if not (0 <= momentum < 1 and 0 <= label_smoothing < 1):
             raise ValueError("momentum and label_smoothing must lie in [0, 1)")
+        if processes < 1 or batch_size % processes:
+            raise ValueError(f"batch_size must be a multiple of processes, not {batch_size} of {processes}")
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
         self.prepare(images, standardize, label_smoothing)
@@ -335,34 +339,42 @@ class Network:
         windows = epoch_windows(images, labels, window, augment, seed, remaining)
         if augment:  # not for a file alone: with each of its 1,200 parts, two threads would wait for Python's lock
             windows = prefetch(windows)
-        for epoch in remaining:
-            started = time.perf_counter()
-            epoch_lr = lr
-            if schedule == "plateau":
-                accuracies = [record["validation_accuracy"] for record in history]
-                epoch_lr *= 0.5 ** sum(b < a for a, b in itertools.pairwise(accuracies))
-            rates = [epoch_lr * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
-            batches = split_batches(itertools.islice(windows, math.ceil(len(images) / window)), batch_size)
-            step_settings = momentum, weight_decay, nesterov, label_smoothing
-            with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, as an error
-                np.setbufsize(UFUNC_BUFFER)  # until the end of this `with`, which restores it
-                loss, accuracy = self._train_epoch(batches, progress(rates), step_settings)
-                if augment or not validation:  # a random subset, because data may be sorted by class
+        train_epoch = self._train_epoch
+        with contextlib.ExitStack() as stack:  # ends the processes
+            if processes > 1:
+                from nn.parallel import data_parallel  # late: multiprocessing is slow to import
+
+                shape = min(window, len(images)), *images.shape[1:]
+                train_epoch = stack.enter_context(data_parallel(self, processes, shape))
+            for epoch in remaining:
+                started = time.perf_counter()
+                epoch_lr = lr
+                if schedule == "plateau":
+                    accuracies = [record["validation_accuracy"] for record in history]
+                    epoch_lr *= 0.5 ** sum(b < a for a, b in itertools.pairwise(accuracies))
+                rates = [epoch_lr * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
+                of_epoch = itertools.islice(windows, math.ceil(len(images) / window))
+                step_settings = momentum, weight_decay, nesterov, label_smoothing
+                with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, as an error
+                    np.setbufsize(UFUNC_BUFFER)  # until the end of this `with`, which restores it
+                    loss, accuracy = train_epoch(of_epoch, batch_size, rates, progress, step_settings)
+                    # a random subset, because data may be sorted by class
                     rows, order = next(shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)))
-                    some = rows[order]
-                if augment:
-                    self.update_bn_stats(images.take(some[:BN_STATS_IMAGES], axis=0))
-                # evaluate once more: the last step itself may have diverged
-                scores = self.evaluate(*(validation or (a.take(some[:batch_size], axis=0) for a in (images, labels))))
-            for value, limit in (loss, MAX_LOSS), (scores["loss"], MAX_LOSS if validation else MAX_BATCH_LOSS):
-                if not value < limit:  # NaN fails this comparison too
-                    raise DivergenceError(f"the loss reached {value:.4g} in epoch {epoch + 1}: lower lr")
-            record = {"epoch": epoch + 1, "lr": rates[0], "train_loss": loss, "train_accuracy": accuracy}
-            if validation is not None:
-                record |= {f"validation_{name}": score for name, score in scores.items()}
-            record["seconds"] = time.perf_counter() - started
-            history.append(record)
-            yield record
+                    some = rows[order[:BN_STATS_IMAGES]]
+                    if augment or processes > 1:
+                        self.update_bn_stats(images.take(some, axis=0))
+                    # evaluate once more: the last step itself may have diverged
+                    last = validation or (a.take(some[:batch_size], axis=0) for a in (images, labels))
+                    scores = self.evaluate(*last)
+                for value, limit in (loss, MAX_LOSS), (scores["loss"], MAX_LOSS if validation else MAX_BATCH_LOSS):
+                    if not value < limit:  # NaN fails this comparison too
+                        raise DivergenceError(f"the loss reached {value:.4g} in epoch {epoch + 1}: lower lr")
+                record = {"epoch": epoch + 1, "lr": rates[0], "train_loss": loss, "train_accuracy": accuracy}
+                if validation is not None:
+                    record |= {f"validation_{name}": score for name, score in scores.items()}
+                record["seconds"] = time.perf_counter() - started
+                history.append(record)
+                yield record
 
     def prepare(self, images: np.ndarray, standardize: bool, label_smoothing: float) -> None:
         """Set what belongs to the model and is not trained; see `fit`."""
@@ -370,11 +382,16 @@ class Network:
         self.label_smoothing = float(label_smoothing)
 
     def _train_epoch(
-        self, batches: Iterable[tuple], rates: Iterable[float], step_settings: tuple[float, float, bool, float]
+        self,
+        windows: Iterable[tuple],
+        batch_size: int,
+        rates: list[float],
+        progress: Callable[[Iterable], Iterable],
+        step_settings: tuple[float, float, bool, float],
     ) -> tuple[float, float]:
-        """A `train_step` for each batch (images, the indices of the batch in them, its labels): mean loss, accuracy."""
+        """A `train_step` for each batch of these windows (images, order, labels): mean loss, accuracy."""
         loss_sum, correct, count = 0.0, 0, 0
-        for (images, index, labels), lr in zip(batches, rates, strict=True):
+        for (images, index, labels), lr in zip(split_batches(windows, batch_size), progress(rates), strict=True):
             loss, logits = self.train_step(self._gather(images, index), labels, lr, *step_settings)
             loss_sum += loss * len(labels)
             correct += int(np.count_nonzero(logits.argmax(axis=0) == labels))

@@ -22,7 +22,6 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 MAX_MESSAGE = 300  # characters of a message on stderr
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,11 +60,6 @@ def positive_int(text: str) -> int:
 def cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def blas_threads() -> str | None:
-    """The number of BLAS threads that the environment sets; Dask's nanny sets 1."""
-    return next((os.environ[name] for name in THREADS if name in os.environ), None)
 
 
 def command(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:

@@ -101,6 +101,7 @@ class Config:
     anneal: float = setting(1, in_range(0, 1), "factor of the augmentation at the end; it falls over the second half")
     standardize: bool = setting(True, BOOL, "standardize with the pixel mean and std; if not, use pixel / 255")
     seed: int = setting(0, INTEGER_AT_LEAST_0, "random seed")
+    processes: int = setting(1, AT_LEAST_1, "divide each batch over this many processes: faster for convolutions")
     dataset: str = setting("auto", DATASET, "auto, mnist, synthetic, or the path of a file or folder of digits")
 
     # these do not affect the model
@@ -117,8 +118,11 @@ class Config:
             except ValueError as error:
                 raise ConfigError(f"layers: {error}") from None
             norms = [layer for layer in stack if isinstance(layer, BatchNorm)]
-            if self.batch_size == 1 and any(layer.positions == 1 for layer in norms):
-                raise ConfigError("batch-size must be above 1 for batchnorm of dense layers: one value has no variance")
+            if self.batch_size == self.processes and any(layer.positions == 1 for layer in norms):
+                text = "for batchnorm of dense layers: one value has no variance"
+                raise ConfigError(f"batch-size must be above {self.processes} {text}")
+        if self.batch_size % self.processes:
+            raise ConfigError(f"batch-size must be a multiple of processes, not {self.batch_size} of {self.processes}")
         if self.schedule == "plateau" and not self.validation:
             raise ConfigError("schedule = plateau needs a validation set: set validation above 0")
 
@@ -191,7 +195,7 @@ class Config:
     def fit_settings(self) -> dict[str, Any]:
         """The arguments for `Network.fit`."""
         names = "epochs batch_size lr schedule momentum nesterov weight_decay label_smoothing standardize seed".split()
-        return {name: getattr(self, name) for name in names} | {"augment": self.distortion()}
+        return {name: getattr(self, name) for name in [*names, "processes"]} | {"augment": self.distortion()}
 
 
 def option_name(name: str) -> str:

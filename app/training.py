@@ -20,6 +20,7 @@ from app.models import keep_shipped
 from network import DivergenceError, Network
 from nn.convolution import Conv2D
 from nn.layers import Dense
+from nn.parallel import blas_threads
 
 MAX_CHECKPOINT_TEXT = 2**26  # bytes of a checkpoint's description; an epoch takes about 200, so 300,000 epochs
 BUSY, WATCHED_SECONDS, WATCHED_STEPS = 0.75, 1.0, 30  # see `watch_load`
@@ -201,7 +202,7 @@ def fit_and_record(
     for record in run.history:
         print(format_record(record, columns))
     progress = cli.progress
-    if isinstance(training[0], np.ndarray):  # otherwise training may wait for the disk
+    if isinstance(training[0], np.ndarray) and config.processes == 1:  # otherwise it may wait for a disk or a process
         progress = lambda steps: watch_load(cli.progress(steps))  # noqa: E731
     settings = config.fit_settings() | {"history": run.history, "progress": progress}
     for record in network.fit(*training, validation, **settings):
@@ -219,7 +220,7 @@ def watch_load(steps: Iterable) -> Iterator:
     """
     clocks, started = (time.perf_counter, time.thread_time, time.process_time), None
     for done, step in enumerate(steps):
-        if done == 0 and cli.blas_threads() is None and cli.cores() > 1:
+        if done == 0 and blas_threads() is None and cli.cores() > 1:
             started = [clock() for clock in clocks]
         elif started and done >= WATCHED_STEPS and time.perf_counter() - started[0] > WATCHED_SECONDS:
             seconds, thread, process = (clock() - start for clock, start in zip(clocks, started, strict=True))

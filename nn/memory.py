@@ -8,14 +8,18 @@ import numpy as np
 
 UPDATE_CHUNK = 160_000  # columns in one product: OpenBLAS does not copy its input if it has < 10^6 multiplications
 ALIGNMENT = 64  # bytes of a cache line
+UFUNC_BUFFER = 1024  # values; NumPy copies shorter rows through a buffer: the default, 8192, costs images 3 % more time
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """np.zeros that starts at a cache line: loads that cross two lines slow down `Network.update` by a tenth."""
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.zeros(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+    return aligned(np.zeros(math.prod(shape) * dtype.itemsize + ALIGNMENT, np.uint8), shape, dtype)
+
+
+def aligned(memory: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array in these bytes, which are at least ALIGNMENT more than it needs, that starts at a cache line."""
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 class Buffers:
@@ -52,10 +56,10 @@ class ParameterMemory:
     does the same). This array is smaller than two copies, so more of it stays in the processor's cache.
 
     layers: their `params` and `grads` become views of the rows W and dW, and move with the content. Parameters with
-    weight decay come first.
+    weight decay come first. rows: an array to use, such as shared memory; by default a new one.
     """
 
-    def __init__(self, layers: Sequence, dtype: np.dtype) -> None:
+    def __init__(self, layers: Sequence, dtype: np.dtype, rows: np.ndarray | None = None) -> None:
         entries = [(layer, name) for layer in layers for name in layer.shapes]
         entries.sort(key=lambda entry: entry[1] not in entry[0].weight_decayed)
         columns, end, decay_end = {}, 0, 0
@@ -66,8 +70,8 @@ class ParameterMemory:
             if name in layer.weight_decayed:
                 decay_end = end
         gap = min(UPDATE_CHUNK, end)
-        rows = aligned_zeros((3, end + gap), dtype)
-        self.positions = left, right = rows[:, :end], rows[:, gap:]
+        self.rows = aligned_zeros((3, end + gap), dtype) if rows is None else rows
+        self.positions = left, right = self.rows[:, :end], self.rows[:, gap:]
         boundaries = [*range(0, decay_end, UPDATE_CHUNK), *range(decay_end, end, UPDATE_CHUNK), end]
         chunks = [slice(*pair) for pair in itertools.pairwise(boundaries)]
 
@@ -80,20 +84,26 @@ class ParameterMemory:
         self._layers = layers
         self._views = [[(views(w, layer), views(dw, layer)) for layer in layers] for _, w, dw in self.positions]
         self._moves = moves(left, right, chunks[::-1]), moves(right, left, chunks)
-        self._use_position(0)
+        self.use_position(0)
 
-    def _use_position(self, position: int) -> None:
-        self._position = position
+    def use_position(self, position: int) -> None:
+        """Take the content to be at the left end (0) or at the right end (1)."""
+        self.position = position
         for layer, (params, grads) in zip(self._layers, self._views[position], strict=True):
             layer.params, layer.grads = params, grads
 
     @property
-    def velocity(self) -> np.ndarray:
-        """The row of velocities: a view, valid until the next update."""
-        return self.positions[self._position][0]
+    def content(self) -> np.ndarray:
+        """The rows v, W and dW, without the free chunk: a view, valid until the next update."""
+        return self.positions[self.position]
+
+    def in_use(self, rows: np.ndarray) -> np.ndarray:
+        """The same columns of other rows, (..., 3, K)."""
+        size = self.content.shape[1]
+        return rows[..., -size:] if self.position else rows[..., :size]
 
     def multiply(self, matrix: np.ndarray, matrix_with_decay: np.ndarray) -> None:
         """(v, W) = matrix @ (v, W, dW); `matrix_with_decay` is for the parameters with weight decay."""
-        for old, new, with_decay in self._moves[self._position]:
+        for old, new, with_decay in self._moves[self.position]:
             np.matmul(matrix_with_decay if with_decay else matrix, old, out=new)
-        self._use_position(1 - self._position)
+        self.use_position(1 - self.position)

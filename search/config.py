@@ -63,8 +63,9 @@ class SearchConfig:
             if not isinstance(table, dict):
                 raise ConfigError(f"{path}: {name} must be a table, [{name}]")
         recipe, space = (fields_from_keys(Config, table, path) for table in tables.values())
-        if "repeat" in recipe:
-            raise ConfigError(f"{path}: repeat has no effect in a search: set repeats, outside of [recipe]")
+        for name, remedy in ("repeat", "set repeats, outside of [recipe]"), ("processes", "remove it"):
+            if name in recipe:
+                raise ConfigError(f"{path}: {name} has no effect in a search: {remedy}")
         for name in recipe.keys() & space.keys():
             raise ConfigError(f"{path}: {option_name(name)} is in [recipe] and in [space]: remove one of them")
         if "augment" not in space:

@@ -5,24 +5,20 @@ function(*arguments, *arrays) on a worker and returns a future.
 """
 
 import contextlib
-import multiprocessing
-import os
 import pickle
 import shutil
-import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from app.cli import THREADS, blas_threads
+from nn.parallel import blas_threads, start_process
 from search.trial import SearchError
 
 WorkerPool = Iterator[Callable[..., Future]]
@@ -41,8 +37,6 @@ def local_pool(workers: int, arrays: list[np.ndarray], folder: Path) -> WorkerPo
     for stale in folder.glob(".arrays-*"):  # of a killed search
         shutil.rmtree(stale, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".arrays-", dir=folder))
-    unset = [name for name in THREADS if name not in os.environ]
-    os.environ.update(dict.fromkeys(unset, "1"))  # for the new processes
     try:
         paths = [folder / f"{i}.npy" for i in range(len(arrays))]
         for path, array in zip(paths, arrays, strict=True):
@@ -50,8 +44,6 @@ def local_pool(workers: int, arrays: list[np.ndarray], folder: Path) -> WorkerPo
         with ProcessPool(workers, paths) as pool:
             yield pool.submit
     finally:
-        for name in unset:
-            del os.environ[name]
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -65,10 +57,9 @@ class ProcessPool(Executor):
 
     def __init__(self, workers: int, paths: list[Path]) -> None:
         """paths: of the arrays that are the last arguments of every task."""
-        _start_resource_tracker()  # else the first thread starts it, and leaves SIGINT unblocked
         self._paths, self._lock, self._closed = paths, threading.Lock(), False
         self._thread_local, self._processes = threading.local(), []
-        self._threads = ThreadPoolExecutor(workers, initializer=_block_sigint)
+        self._threads = ThreadPoolExecutor(workers)
 
     def submit(self, function: Callable, /, *arguments: Any) -> Future:
         return self._threads.submit(self._run_task, function, *arguments)
@@ -90,14 +81,11 @@ class ProcessPool(Executor):
     def _pipe(self) -> Connection:
         """The connection to this thread's process, which is started if there is none."""
         if getattr(self._thread_local, "pipe", None) is None:
-            context = multiprocessing.get_context("spawn")
-            self._thread_local.pipe, far_end = context.Pipe()
             with self._lock:
                 if self._closed:
                     raise EOFError
-                self._processes.append(context.Process(target=_work, args=(far_end, self._paths), daemon=True))
-                self._processes[-1].start()
-            far_end.close()  # so that only the process holds it, and `recv` fails when the process dies
+                process, self._thread_local.pipe = start_process(_work, self._paths)
+                self._processes.append(process)
         return self._thread_local.pipe
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -110,37 +98,16 @@ class ProcessPool(Executor):
             process.join()
 
 
-def _start_resource_tracker() -> None:
-    """Start Python's resource tracker with SIGHUP blocked, which would end it. SIGINT and SIGTERM it ignores itself."""
-    if hasattr(signal, "pthread_sigmask"):
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _block_sigint() -> None:
-    """Block SIGINT in this thread, and so in the processes that it starts: after Ctrl-C the main thread ends them."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
 def _work(pipe: Connection, paths: list[Path]) -> None:
-    """The main function of a process: run tasks until the parent process ends."""
-
-    def exit_with_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    """The main function of a process: run tasks."""
     arrays = [np.load(path, mmap_mode="r") for path in paths]
-    with contextlib.suppress(EOFError):  # the parent process has ended
-        while True:
-            function, arguments = pipe.recv()
-            try:
-                answer = function(*arguments, *arrays), None
-            except Exception as error:
-                answer = None, error
-            pipe.send(answer)
+    while True:
+        function, arguments = pipe.recv()
+        try:
+            answer = function(*arguments, *arrays), None
+        except Exception as error:
+            answer = None, error
+        pipe.send(answer)
 
 
 @contextlib.contextmanager

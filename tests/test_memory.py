@@ -53,7 +53,7 @@ def test_multiply_applies_the_matrices_to_every_parameter(chunk, monkeypatch):
         for layer, name in keys:
             assert layer.params[name] == pytest.approx(w[layer, name], rel=1e-12)
     first = layers[0], "W"  # with weight decay, so it comes first
-    assert parameters.velocity[: v[first].size] == pytest.approx(v[first].ravel())
+    assert parameters.content[0, : v[first].size] == pytest.approx(v[first].ravel())
 
 
 def test_parameters_do_not_overlap():
@@ -81,6 +81,6 @@ def test_parameters_start_at_cache_lines_on_both_sides():
     parameters, lengths = ParameterMemory(layers, np.dtype("float32")), set()
     for _ in range(2):
         assert all(a.ctypes.data % 64 == 0 for layer in layers for a in layer.params.values())
-        lengths.add(len(parameters.velocity))
+        lengths.add(parameters.content.shape[1])
         parameters.multiply(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32))
     assert len(lengths) == 1

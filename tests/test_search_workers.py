@@ -3,7 +3,6 @@
 import gc
 import multiprocessing
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -188,19 +187,3 @@ def test_a_cluster_that_cannot_be_used(cluster, monkeypatch, address, threads, m
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
     with pytest.raises(SearchError, match=message), dask_pool(address, []):
         pass
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
-def test_sighup_does_not_end_the_resource_tracker():
-    program = """
-import os, signal, time
-from multiprocessing import resource_tracker
-from search.workers import ProcessPool
-
-ProcessPool(1, [])
-os.kill(resource_tracker._resource_tracker._pid, signal.SIGHUP)
-time.sleep(0.3)
-print(os.waitpid(resource_tracker._resource_tracker._pid, os.WNOHANG))
-"""
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert result.stdout == "(0, 0)\n"

@@ -427,7 +427,7 @@ def test_a_busy_machine_is_noticed(capsys, monkeypatch, thread, process, steps, 
     for name, speed in ("perf_counter", 1), ("thread_time", thread), ("process_time", process):
         monkeypatch.setattr(training.time, name, lambda speed=speed: speed * now[0])
     monkeypatch.setattr(training.cli, "cores", lambda: 2)
-    monkeypatch.setattr(training.cli, "blas_threads", lambda: threads)
+    monkeypatch.setattr(training, "blas_threads", lambda: threads)
     training.warn_busy.cache_clear()
     done = []
     for _ in range(3):  # epochs

@@ -13,7 +13,8 @@ each epoch, the mean loss of the epoch known at its end.
     jax-scan  JAX: one jitted scan an epoch (the last partial batch dropped); the fastest that we know
     sklearn   scikit-learn: MLPClassifier, the images standardized beforehand
 
-Then the same for convolutional networks, ours beside PyTorch, and the cost of augmentation.
+Then the same for convolutional networks, ours with a process for each core and with one process, beside PyTorch, which
+uses all cores; and the cost of augmentation.
 
 The columns take turns within each round, so a machine that is slower for a while is slower for all. Prints seconds
 (best of the rounds) and, for the peers, how many times as long as ours (best by best, and median by median).
@@ -32,6 +33,7 @@ from importlib.metadata import version
 import numpy as np
 from tables import machine, write_table
 
+from app.cli import cores
 from app.config import Config
 from network import Network
 from nn.architecture import mlp, parse
@@ -230,9 +232,11 @@ def dense(arguments: argparse.Namespace, data: tuple) -> None:
 
 def cnn(arguments: argparse.Namespace, data: tuple) -> None:
     """Convolutional networks, beside PyTorch; and the cost of augmentation."""
-    table = [["layers, batches of 64", "ours", "torch"]]
+    processes = 2 ** (cores().bit_length() - 1)  # a power of two, which divides the batch
+    contestants = {"ours": partial(ours, processes=processes), "one process": ours, "torch": torch}
+    table = [["layers, batches of 64", *contestants]]
     for name, layers in CNNS.items():
-        best, ratios = report(name, measure({"ours": ours, "torch": torch}, layers, 64, arguments.rounds, data))
+        best, ratios = report(name, measure(contestants, layers, 64, arguments.rounds, data))
         table.append([name, f"{best['ours']:.2f} s", *(f"{pair[0]:.2f}" for pair in ratios.values())])
     strong = Config(augment=True).distortion()
     contestants = {"ours": ours, "augmented": partial(ours, augment=strong),
@@ -248,8 +252,8 @@ def cnn(arguments: argparse.Namespace, data: tuple) -> None:
     text += f"784-1024-10 in batches of 128, an epoch takes {one} if BLAS has one thread, {both} if it has all cores."
     print(text)
     if arguments.write and "torch" in ratios:
-        remark = f"{text} Best of {arguments.rounds} rounds; {machine()}, torch {version('torch')}."
-        write_table("speed of cnn", table, remark)
+        remark = f"Best of {arguments.rounds} rounds; {machine()}, torch {version('torch')}."
+        write_table("speed of cnn", table, f"*ours* with {processes} processes. {text} {remark}")
 
 
 def report(title: str, seconds: dict) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
