@@ -150,7 +150,7 @@ class Network:
         dtype: str = "float32",
     ) -> None:
         check_choice(LOSSES, loss=loss)
-        if not layers or not all(isinstance(layer, Layer) for layer in layers):
+        if not isinstance(layers, list) or not layers or not all(isinstance(layer, Layer) for layer in layers):
             raise ValueError("layers must be a list of layers, such as [Dense(64), ReLU(), Dense(10)]")
         if any(layer.params for layer in layers):
             raise ValueError("these layers belong to another network: make new ones")

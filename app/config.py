@@ -62,7 +62,7 @@ DATASET = Rule("be auto, mnist, synthetic or a printable path", lambda text: tex
 STRING = Rule("be a string")
 AUGMENTATION = [spec.name for spec in fields(Distortion)]  # the settings with these names are its parameters
 MODEL_FILE = Rule(
-    "name a file",
+    "name a file, such as models/NAME.npz",
     lambda text: "\0" not in text and (text == "" or text.rpartition("/")[2].removesuffix(".npz").strip(".") != ""),
 )
 

@@ -257,7 +257,7 @@ def test_a_layer_has_one_place_in_one_network():
     Network(stack)
     with pytest.raises(ValueError, match="belong to another network"):
         Network(stack)
-    for wrong in [], [Dense(10), ReLU]:
+    for wrong in [], [Dense(10), ReLU], Dense(10):
         with pytest.raises(ValueError, match="layers must be a list of layers"):
             Network(wrong)
 

@@ -223,7 +223,7 @@ def test_bad_layers_and_strengths(train, flags, word):
         (["--epoch", "2"], 2, "--epoch"),
         (["--out", "."], 2, "out must name a file"),
         (["--out", ".npz"], 2, "out must name a file"),
-        (["--out", "folder/"], 2, 'out must name a file, not "folder/"'),
+        (["--out", "folder/"], 2, 'out must name a file, such as models/NAME.npz, not "folder/"'),
         (["--validation", "1"], 2, "validation must be a fraction in [0, 1), or an integer number of images above 1"),
         (["--validation", "0.0005"], 1, "--validation"),
         (["--hidden", "1000000", "1000000"], 1, "memory"),
