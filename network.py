@@ -344,8 +344,7 @@ class Network:
             if processes > 1:
                 from nn.parallel import data_parallel  # late: multiprocessing is slow to import
 
-                shape = min(window, len(images)), *images.shape[1:]
-                train_epoch = stack.enter_context(data_parallel(self, processes, shape))
+                train_epoch = stack.enter_context(data_parallel(self, processes, min(window, len(images))))
             for epoch in remaining:
                 started = time.perf_counter()
                 epoch_lr = lr
@@ -358,14 +357,14 @@ class Network:
                 with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, as an error
                     np.setbufsize(UFUNC_BUFFER)  # until the end of this `with`, which restores it
                     loss, accuracy = train_epoch(of_epoch, batch_size, rates, progress, step_settings)
-                    # a random subset, because data may be sorted by class
-                    rows, order = next(shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)))
-                    some = rows[order[:BN_STATS_IMAGES]]
-                    if augment or processes > 1:
-                        self.update_bn_stats(images.take(some, axis=0))
+                    if augment or not validation:  # a random subset, because data may be sorted by class
+                        rows, order = next(shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)))
+                        some = rows[order]
+                    if augment:
+                        self.update_bn_stats(images.take(some[:BN_STATS_IMAGES], axis=0))
                     # evaluate once more: the last step itself may have diverged
-                    last = validation or (a.take(some[:batch_size], axis=0) for a in (images, labels))
-                    scores = self.evaluate(*last)
+                    some_images = (a.take(some[:batch_size], axis=0) for a in (images, labels))
+                    scores = self.evaluate(*(validation or some_images))
                 for value, limit in (loss, MAX_LOSS), (scores["loss"], MAX_LOSS if validation else MAX_BATCH_LOSS):
                     if not value < limit:  # NaN fails this comparison too
                         raise DivergenceError(f"the loss reached {value:.4g} in epoch {epoch + 1}: lower lr")

@@ -163,7 +163,10 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """The settings that affect the model; the default for one that is ignored."""
         values = asdict(self) | {name: value for name, value in asdict(Config()).items() if name in self.ignored}
-        return {name: value for name, value in values.items() if name not in ("data_dir", "out", "repeat")}
+        left_out = {"data_dir", "out", "repeat"}
+        if self.processes == 1:  # as in files from before this setting
+            left_out.add("processes")
+        return {name: value for name, value in values.items() if name not in left_out}
 
     def to_toml(self) -> str:
         """The text of a TOML file from which `read` gets the same settings."""

@@ -101,13 +101,14 @@ class ProcessPool(Executor):
 def _work(pipe: Connection, paths: list[Path]) -> None:
     """The main function of a process: run tasks."""
     arrays = [np.load(path, mmap_mode="r") for path in paths]
-    while True:
-        function, arguments = pipe.recv()
-        try:
-            answer = function(*arguments, *arrays), None
-        except Exception as error:
-            answer = None, error
-        pipe.send(answer)
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent process has ended
+        while True:
+            function, arguments = pipe.recv()
+            try:
+                answer = function(*arguments, *arrays), None
+            except Exception as error:
+                answer = None, error
+            pipe.send(answer)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import network
 from network import DivergenceError, Network
 from nn import parallel
 from nn.architecture import mlp, parse
+from nn.layers import Dense, Layer
 from nn.parallel import ParallelError, start_process
 
 from .conftest import CNN, ROOT, train_process, wait_for_epoch
@@ -56,7 +57,7 @@ def test_images_are_repeated_until_every_process_has_the_same_number(digits):
 
 
 def test_batch_norm_takes_the_statistics_of_its_own_process(digits):
-    """The gradient is the mean of the gradients of both halves; running averages are those of all images."""
+    """The gradient is the mean of the gradients of both halves; running averages are those of process 0."""
     images, labels = (a[:60] for a in digits[0])
     layers = "dense 6, batchnorm, relu"
     net, _ = trained(layers, (images, labels), 2, epochs=1, momentum=0, weight_decay=0, label_smoothing=0)
@@ -68,10 +69,9 @@ def test_batch_norm_takes_the_statistics_of_its_own_process(digits):
     for name, a in net.parameters().items():
         mean = (halves[0].parameters()[name] + halves[1].parameters()[name]) / 2
         assert a == pytest.approx(mean, rel=1e-9, abs=1e-12)
-    before = net.snapshot()
-    net.update_bn_stats(images)
-    for name, a in net.arrays().items():
-        assert a == pytest.approx(before[name], rel=1e-9)
+    for mine, theirs in zip(net.layers, halves[0].layers, strict=True):
+        for name, a in theirs.state.items():
+            assert mine.state[name] == pytest.approx(a, rel=1e-12)
 
 
 def test_files_larger_than_memory_and_progress(image_file, digits, monkeypatch):
@@ -92,6 +92,74 @@ def test_files_larger_than_memory_and_progress(image_file, digits, monkeypatch):
     assert two.parameters()["0.W"] == pytest.approx(one.parameters()["0.W"], rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("change", [lambda x: x / 255, lambda x: x[:, :14]])
+def test_augmented_images_are_checked(digits, change):
+    with pytest.raises(ValueError):
+        list(Network(mlp([4])).fit(*digits[0], augment=lambda x, rng, t: change(x), processes=2))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("error", [EOFError, BrokenPipeError])
+def test_an_error_of_the_caller_is_not_taken_for_a_dead_process(digits, error):
+    def progress(rates):
+        for i, rate in enumerate(rates):
+            if i == 11:
+                raise error
+            yield rate
+
+    with pytest.raises(error):
+        list(Network(mlp([4])).fit(*digits[0], batch_size=20, processes=2, progress=progress))
+    assert not multiprocessing.active_children()
+
+
+class StrangeError(Exception):
+    """It cannot be sent to another process."""
+
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+
+
+class Counter(Layer):
+    """It counts the batches in its state, and may fail."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def connect(self, shape):
+        self.state_shapes = {"count": (1,)}
+        return shape
+
+    def forward(self, x, training=False):
+        self.state["count"] += training
+        if self.state["count"] > self.limit:
+            raise StrangeError("this", "that")
+        return x
+
+    def backward(self, dy, need_dx=True):
+        return dy
+
+
+def test_the_state_and_the_errors_of_a_layer(digits):
+    net = Network([Counter(25), Dense(10)])
+    epochs = net.fit(*digits[0], batch_size=60, processes=2)
+    for count in 10, 20:
+        next(epochs)
+        assert net.layers[0].state["count"] == count
+    with pytest.raises(RuntimeError, match=r"in forward\n(?s:.*)StrangeError: this and that"):
+        next(epochs)
+    assert net.layers[0].state["count"] == 20, "a stopped epoch changes nothing"
+
+
+def test_the_same_bytes_with_three_processes(digits):
+    """Whichever process ends first."""
+    results = [trained("dense 8", digits[0], 3, dtype="float32", epochs=8) for _ in range(3)]
+    records = [[record | {"seconds": 0} for record in records] for _, records in results]
+    assert records[0] == records[1] == records[2]
+    for net, _ in results[1:]:
+        assert all((a == net.arrays()[name]).all() for name, a in results[0][0].arrays().items())
+
+
 def test_a_divergence_in_a_process(digits):
     with pytest.raises(DivergenceError, match="lower lr"):
         trained("dense 8", digits[0], 2, lr=1e5, dtype="float32")
@@ -110,7 +178,7 @@ def test_a_process_that_dies(digits):
     epochs = Network(mlp([4])).fit(*digits[0], processes=2)
     next(epochs)
     os.kill(multiprocessing.active_children()[1].pid, signal.SIGKILL)
-    with pytest.raises(ParallelError, match="a process of the data-parallel training has ended: not enough memory, or"):
+    with pytest.raises(ParallelError, match="a process of the training has ended: the reason is above, or"):
         next(epochs)
     assert not multiprocessing.active_children()
 
