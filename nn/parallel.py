@@ -95,8 +95,8 @@ def data_parallel(network: Any, processes: int, window: int) -> Iterator[Callabl
     memory, size = network.memory, network.memory.content.shape[1]
     rows = CONTEXT.RawArray("B", processes * memory.rows.nbytes + ALIGNMENT)
     parameters = shared_rows(rows, processes, memory)[0, :2]
-    pixels = CONTEXT.RawArray("B", (window + processes) * math.prod(network.input_shape))
-    images = np.frombuffer(pixels, np.uint8).reshape(window + processes, -1)
+    pixels = CONTEXT.RawArray("B", window * math.prod(network.input_shape))
+    images = np.frombuffer(pixels, np.uint8).reshape(window, -1)
     links = [CONTEXT.Pipe() for _ in range(processes - 1)]  # between process 0 and the others
     ends = [[a for a, _ in links], *([b] for _, b in links)]
     layers = [type(layer)(**layer.config()) for layer in network.layers]
