@@ -8,6 +8,8 @@ takes mean and variance over the images of its own process, and the first proces
 The threads of BLAS divide only matrix products over the cores; processes divide all the work. But in each step they
 wait for each other, twice, and add up their gradients. So this helps networks that compute much with few parameters:
 convolutional ones.
+
+`start_process` starts the processes of a search, too.
 """
 
 import contextlib
@@ -89,8 +91,8 @@ def _run(function: Callable, pipe: Connection, *arguments: Any) -> None:
 def data_parallel(network: Any, processes: int, window: int) -> Iterator[Callable]:
     """Start the processes; yields a function that does the work of `Network._train_epoch`, with the same arguments.
 
-    window: the largest number of images in a window. The layers of the processes are built from their `config`. At the
-    end of an epoch the network has the parameters and the state of process 0; before, it is not changed.
+    window: the largest number of images in a window. The layers of the processes are built from their `config`. After
+    each window the network gets the parameters and the state of process 0; until then, it is not changed.
     """
     memory, size = network.memory, network.memory.content.shape[1]
     rows = CONTEXT.RawArray("B", processes * memory.rows.nbytes + ALIGNMENT)
