@@ -20,7 +20,7 @@ from app.models import keep_shipped
 from network import DivergenceError, Network
 from nn.convolution import Conv2D
 from nn.layers import Dense
-from nn.parallel import blas_threads
+from nn.parallel import ParallelError, blas_threads
 
 MAX_CHECKPOINT_TEXT = 2**26  # bytes of a checkpoint's description; an epoch takes about 200, so 300,000 epochs
 BUSY, WATCHED_SECONDS, WATCHED_STEPS = 0.75, 1.0, 30  # see `watch_load`
@@ -182,6 +182,8 @@ def train(
             exit_code = cli.fail_stopped(interrupt, f"stopped {done}")
         except DivergenceError as error:
             exit_code = cli.fail(str(error), error.exit_code)
+        except ParallelError as error:
+            raise ParallelError(f"{error}; {resume_hint}" if run.history else str(error)) from None
         if run.history:
             save_best(run, network, path, finished=not exit_code)
             try:

@@ -238,6 +238,18 @@ def test_processes_end_with_a_stopped_training(archive, tmp_path, number):
         raise AssertionError("a process is left")
 
 
+@pytest.mark.slow
+def test_training_resumes_after_a_process_was_killed(archive, tmp_path):
+    arguments = ["--dataset", archive, "--epochs", 50000, "--processes", 2, "--out", "m.npz"]
+    process = train_process(*arguments, cwd=tmp_path)
+    wait_for_epoch(process, 3)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(max(children, key=int)), signal.SIGKILL)  # the youngest: the first one is multiprocessing's own
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and err.count("\n") == 1, err
+    assert err.endswith("; the same command with --resume continues\n") and (tmp_path / "m" / "checkpoint.npz").exists()
+
+
 def test_a_program_without_a_main_guard_is_told(tmp_path, archive):
     program = (
         "import numpy as np\n"
