@@ -27,7 +27,7 @@ from app.training import train
 from search import report, workers
 from search.config import SearchConfig
 from search.methods import Search
-from search.space import FIXED, SETTINGS, Dimension
+from search.space import FIXED, NOT_IN_SEARCH, SETTINGS, Dimension
 from search.trial import Journal, score, train_trial
 
 RESUME_HINT = "the same command continues"
@@ -73,7 +73,7 @@ def parser() -> cli.Parser:
     title = "settings of the search; each overrides the config file [in brackets: the value if the file has none]"
     group = result.add_argument_group(title)
     add_flags(group, SearchConfig)
-    add_flags(group, Config, FIXED - {"repeat", "processes"})
+    add_flags(group, Config, FIXED - NOT_IN_SEARCH.keys())
     group = result.add_argument_group(
         "settings of the trials",
         "one value (for a switch: true or false) is for all trials; several, or a range such as 0.01..0.1 or "

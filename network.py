@@ -21,7 +21,7 @@ import storage
 from nn import architecture
 from nn.architecture import LAYERS, connect
 from nn.layers import BatchNorm, Layer, check_choice
-from nn.losses import LOSSES, unsmoothed
+from nn.losses import LOSSES, distilled, unsmoothed
 from nn.memory import UFUNC_BUFFER, Buffers, ParameterMemory
 
 FORMAT = 1  # version of the model file
@@ -206,19 +206,23 @@ class Network:
         weight_decay: float = 0.0,
         nesterov: bool = False,
         label_smoothing: float = 0.0,
+        teacher: "Network | None" = None,
     ) -> tuple[float, np.ndarray]:
         """One step of SGD on one batch: uint8 (N, 28, 28) and integer labels (N,), each below `classes`.
 
-        Returns the mean loss of the batch, without L2 and label smoothing, and the logits (classes, N), both from
-        before the update. The logits are valid until the next call. DivergenceError if the loss is not finite, or too
-        large.
+        Returns the mean loss of the batch, without L2, label smoothing and teacher, and the logits (classes, N), both
+        from before the update. The logits are valid until the next call. DivergenceError if the loss is not finite, or
+        too large.
         """
         x = self.standardize(images)
         logits = self.forward(x, training=True)
         loss = self.loss.forward(logits, labels)
         if not loss < MAX_BATCH_LOSS:  # NaN fails this comparison too
             raise DivergenceError(f"the loss of a batch reached {loss:.4g} at a learning rate of {lr:.4g}: lower lr")
-        self.backward(self.loss.backward(label_smoothing))
+        dz = self.loss.backward(label_smoothing)
+        if teacher:
+            dz = distilled(dz, logits, teacher.forward(teacher.standardize(images)))
+        self.backward(dz)
         self.update(lr, momentum, weight_decay, nesterov)
         return loss, logits
 
@@ -286,6 +290,7 @@ class Network:
         nesterov: bool = False,
         weight_decay: float = 5e-4,
         label_smoothing: float = 0.0,
+        teacher: "Network | None" = None,
         standardize: bool = True,
         augment: Augment | None = None,
         seed: int = 0,
@@ -305,6 +310,7 @@ class Network:
             momentum, nesterov        see `sgd`
             weight_decay              L2, of weights only
             label_smoothing           e: the target of the label is 1 - e + e / 10, of the others e / 10
+            teacher                   a trained network, to learn from its outputs too: see `nn.losses.distilled`
             standardize               measure the pixel mean and std of `images`; if False, use pixel / 255
             augment                   makes augmented images, a new array for each epoch
             seed                      of the order of the images and of `augment`
@@ -314,7 +320,7 @@ class Network:
             progress                  wraps the steps of an epoch, for a progress bar
 
         A record has epoch, lr (of its first step), train_loss and train_accuracy (running means, without L2 and
-        label smoothing), validation_loss and validation_accuracy if there is a validation set, and seconds.
+        label smoothing and teacher), validation_loss and validation_accuracy if there is a validation set, and seconds.
         DivergenceError if the loss is not finite, or above MAX_LOSS (mean of an epoch) or MAX_BATCH_LOSS.
         """
         history = list(history or [])
@@ -328,6 +334,14 @@ class Network:
             raise ValueError("momentum and label_smoothing must lie in [0, 1)")
         if processes < 1 or batch_size % processes:
             raise ValueError(f"batch_size must be a multiple of processes, not {batch_size} of {processes}")
+        if teacher:
+            if teacher is self or {self.loss_name, teacher.loss_name} != {"cross_entropy"}:
+                raise ValueError("a teacher is another network; both need the loss cross_entropy")
+            if label_smoothing or processes > 1:
+                raise ValueError("a teacher needs label_smoothing = 0 and processes = 1")
+            sizes = [(math.prod(network.input_shape), network.classes) for network in (self, teacher)]
+            if sizes[0] != sizes[1]:
+                raise ValueError("the teacher has other numbers of inputs and classes: {1}, not {0}".format(*sizes))
         if schedule == "plateau" and validation is None:
             raise ValueError("the plateau schedule needs a validation set")
         self.prepare(images, standardize, label_smoothing)
@@ -353,7 +367,7 @@ class Network:
                     epoch_lr *= 0.5 ** sum(b < a for a, b in itertools.pairwise(accuracies))
                 rates = [epoch_lr * SCHEDULES[schedule]((epoch + step / steps) / epochs) for step in range(steps)]
                 of_epoch = itertools.islice(windows, math.ceil(len(images) / window))
-                step_settings = momentum, weight_decay, nesterov, label_smoothing
+                step_settings = momentum, weight_decay, nesterov, label_smoothing, teacher
                 with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, as an error
                     np.setbufsize(UFUNC_BUFFER)  # until the end of this `with`, which restores it
                     loss, accuracy = train_epoch(of_epoch, batch_size, rates, progress, step_settings)
@@ -386,7 +400,7 @@ class Network:
         batch_size: int,
         rates: list[float],
         progress: Callable[[Iterable], Iterable],
-        step_settings: tuple[float, float, bool, float],
+        step_settings: tuple,
     ) -> tuple[float, float]:
         """A `train_step` for each batch of these windows (images, order, labels): mean loss, accuracy."""
         loss_sum, correct, count = 0.0, 0, 0

@@ -89,6 +89,7 @@ class Config:
     nesterov: bool = setting(False, BOOL, "use Nesterov momentum")
     weight_decay: float = setting(5e-4, AT_LEAST_0, "L2 on the weights")
     label_smoothing: float = setting(0.0, FRACTION, "target of the label: 1 - X + X / 10, of each other class: X / 10")
+    teacher: str = setting("", STRING, "model file of a trained network, to learn from its outputs too: distillation")
     validation: float = setting(10_000, COUNT_OR_FRACTION, "training images for validation, a number or a fraction")
     unseen_writers: bool = setting(False, BOOL, "use the images of other writers for validation (MNIST only)")
     augment: bool = setting(False, BOOL, "train on augmented images, new ones each epoch")
@@ -123,6 +124,8 @@ class Config:
                 raise ConfigError(f"batch-size must be above {self.processes} {text}")
         if self.batch_size % self.processes:
             raise ConfigError(f"batch-size must be a multiple of processes, not {self.batch_size} of {self.processes}")
+        if self.teacher and (self.loss != "cross_entropy" or self.label_smoothing or self.processes > 1):
+            raise ConfigError("a teacher needs loss = cross_entropy, label-smoothing = 0 and processes = 1")
         if self.schedule == "plateau" and not self.validation:
             raise ConfigError("schedule = plateau needs a validation set: set validation above 0")
 
@@ -164,8 +167,8 @@ class Config:
         """The settings that affect the model; the default for one that is ignored."""
         values = asdict(self) | {name: value for name, value in asdict(Config()).items() if name in self.ignored}
         left_out = {"data_dir", "out", "repeat"}
-        if self.processes == 1:  # as in files from before this setting
-            left_out.add("processes")
+        defaults = {"processes": 1, "teacher": ""}  # left out, as in files from before these settings
+        left_out |= {name for name, value in defaults.items() if getattr(self, name) == value}
         return {name: value for name, value in values.items() if name not in left_out}
 
     def to_toml(self) -> str:
@@ -196,7 +199,7 @@ class Config:
         return Distortion(**{name: getattr(self, name) for name in AUGMENTATION})
 
     def fit_settings(self) -> dict[str, Any]:
-        """The arguments for `Network.fit`."""
+        """The arguments for `Network.fit`; not the teacher, which is a path here and a network there."""
         names = "epochs batch_size lr schedule momentum nesterov weight_decay label_smoothing standardize seed".split()
         return {name: getattr(self, name) for name in [*names, "processes"]} | {"augment": self.distortion()}
 

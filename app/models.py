@@ -31,6 +31,19 @@ def load_digit_classifier(path: Path) -> Network:
     return network
 
 
+def load_teacher(path: Path, out: Path) -> Network:
+    """The teacher of the model `out`. StorageError."""
+    if path.resolve() == out.resolve():
+        raise StorageError(f"the teacher {path} would be overwritten: give another --out")
+    try:
+        teacher = load_digit_classifier(path)
+    except StorageError as error:
+        raise StorageError(f"teacher: {error}") from None
+    if teacher.loss_name != "cross_entropy":
+        raise StorageError(f"teacher: {path} was trained with loss = {teacher.loss_name}: it must be cross_entropy")
+    return teacher
+
+
 def keep_shipped(path: Path) -> None:
     """Rename a shipped model that is about to be overwritten for the first time, and say so."""
     backup = path.with_stem(f"{path.stem}-before")

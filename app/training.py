@@ -4,6 +4,7 @@ Used by train.py for every seed, and by hp_search.py for the winner.
 """
 
 import functools
+import hashlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,8 @@ import numpy as np
 
 import storage
 from app import cli
-from app.config import Config, differing_keys
-from app.models import keep_shipped
+from app.config import Config, differing_keys, option_name
+from app.models import keep_shipped, load_teacher
 from network import DivergenceError, Network
 from nn.convolution import Conv2D
 from nn.layers import Dense
@@ -118,13 +119,13 @@ def is_finite_number(value: Any) -> bool:
 def differing_settings(metadata: dict, saved: Any) -> str:
     """The settings, and "data", in which this run differs from that of a model or checkpoint: "lr, data", or "".
 
-    Settings missing in the file have their defaults.
+    Settings missing in the file have their defaults. Teachers are compared by their content, not by their path.
     """
     recipe = saved.get("recipe") if isinstance(saved, dict) else None
     if not isinstance(recipe, dict):
         return "config"
-    other = Config().settings() | recipe | {"data": saved.get("data")}
-    return differing_keys(metadata["recipe"] | {"data": metadata.get("data")}, other)
+    mine, other = ({name: each.get(name) for name in ("data", "teacher")} for each in (metadata, saved))
+    return differing_keys(metadata["recipe"] | mine, Config().settings() | recipe | other)
 
 
 def best_epoch(history: list[dict]) -> int:
@@ -156,6 +157,13 @@ def train(
         storage.check_writable(path)
         network = config.build_network()
         run = Run({"dataset": config.dataset, "data": fingerprint, "recipe": config.settings()})
+        teacher = None
+        if config.teacher:
+            teacher = load_teacher(Path(config.teacher), path)
+            run.metadata["teacher"] = hashlib.sha256(Path(config.teacher).read_bytes()).hexdigest()
+            if validation and not has_same_split(config, fingerprint, teacher.metadata):
+                cli.warn(f"{config.teacher} may have been trained on images that are for validation here: then the "
+                         "validation accuracy is too high")  # fmt: skip
         if resume and checkpoint.exists():
             # as `fit` does, but now: Ctrl-C in a run that has a history saves the network
             network.prepare(training[0], config.standardize, config.label_smoothing)
@@ -176,7 +184,7 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
         exit_code = 0
         try:
-            fit_and_record(config, run, network, training, validation, checkpoint)
+            fit_and_record(config, run, network, teacher, training, validation, checkpoint)
         except KeyboardInterrupt as interrupt:
             done = f"after epoch {len(run.history)}; {resume_hint}" if run.history else "before the first epoch ended"
             exit_code = cli.fail_stopped(interrupt, f"stopped {done}")
@@ -195,8 +203,23 @@ def train(
         return network.metadata or None, exit_code
 
 
+def has_same_split(config: Config, fingerprint: str, teacher: dict) -> bool:
+    """Whether a teacher with this metadata, and no teacher of its own, has the same validation images as this run."""
+    keys = ["dataset", "validation", "unseen_writers"]
+    if config.unseen_writers or config.dataset not in ("mnist", "synthetic"):
+        keys.append("seed")  # of a random split
+    different = differing_settings({"data": fingerprint, "recipe": config.settings()}, teacher).split(", ")
+    return not {*map(option_name, keys), "config", "data"} & {*different} and "teacher" not in teacher
+
+
 def fit_and_record(
-    config: Config, run: Run, network: Network, training: tuple, validation: tuple | None, checkpoint: Path
+    config: Config,
+    run: Run,
+    network: Network,
+    teacher: Network | None,
+    training: tuple,
+    validation: tuple | None,
+    checkpoint: Path,
 ) -> None:
     """Train for the epochs that are left; print the table; after each epoch record it and write the checkpoint."""
     columns = {key: COLUMNS[key] for key in COLUMNS if validation or "validation" not in key}
@@ -206,7 +229,7 @@ def fit_and_record(
     progress = cli.progress
     if isinstance(training[0], np.ndarray) and config.processes == 1:  # otherwise it may wait for a disk or a process
         progress = lambda steps: watch_load(cli.progress(steps))  # noqa: E731
-    settings = config.fit_settings() | {"history": run.history, "progress": progress}
+    settings = config.fit_settings() | {"teacher": teacher, "history": run.history, "progress": progress}
     for record in network.fit(*training, validation, **settings):
         run.record_epoch(record, network)
         run.save(checkpoint, network)

@@ -9,6 +9,8 @@ import numpy as np
 
 from nn.memory import Buffers
 
+TEMPERATURE, TEACHER_WEIGHT = 4.0, 0.9  # T and w of `distilled`
+
 
 def unsmoothed(p: np.ndarray, label_smoothing: float) -> np.ndarray:
     """The probabilities q with p = (1 - e) q + e / C, for p (C, N), in the same order of classes.
@@ -19,6 +21,17 @@ def unsmoothed(p: np.ndarray, label_smoothing: float) -> np.ndarray:
         return p
     q = np.maximum(p - label_smoothing / len(p), 1e-6 * p)
     return q / q.sum(axis=0)
+
+
+def distilled(dz: np.ndarray, logits: np.ndarray, teacher_logits: np.ndarray) -> np.ndarray:
+    """The derivative of (1 - w) L + w T^2 KL(q || p), written over dz = dL/dz: distillation (Hinton et al. 2015).
+
+    p = softmax(logits / T), q = softmax(teacher_logits / T), each (C, N); the derivative of T^2 KL is T (p - q) / N.
+    """
+    p, q = (CrossEntropy().probabilities(z / TEMPERATURE) for z in (logits, teacher_logits))
+    dz *= 1 - TEACHER_WEIGHT
+    dz += TEACHER_WEIGHT * TEMPERATURE / dz.shape[1] * (p - q)
+    return dz
 
 
 class Loss:

@@ -18,7 +18,7 @@ from app.config import (
     validate_config,
 )
 from network import SEARCH, spawn_rng
-from search.space import FIXED, Dimension
+from search.space import FIXED, NOT_IN_SEARCH, Dimension
 
 FORMAT = 3  # of the results file; in format 1 a trial continued from one rung to the next, in 2 lines had no checksum
 FINALISTS = 5  # trials that are repeated with other seeds
@@ -63,9 +63,9 @@ class SearchConfig:
             if not isinstance(table, dict):
                 raise ConfigError(f"{path}: {name} must be a table, [{name}]")
         recipe, space = (fields_from_keys(Config, table, path) for table in tables.values())
-        for name, remedy in ("repeat", "set repeats, outside of [recipe]"), ("processes", "remove it"):
+        for name, remedy in NOT_IN_SEARCH.items():
             if name in recipe:
-                raise ConfigError(f"{path}: {name} has no effect in a search: {remedy}")
+                raise ConfigError(f"{path}: {name} is not for searches: {remedy}")
         for name in recipe.keys() & space.keys():
             raise ConfigError(f"{path}: {option_name(name)} is in [recipe] and in [space]: remove one of them")
         if "augment" not in space:

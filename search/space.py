@@ -11,7 +11,8 @@ from app.config import Config, ConfigError, option_name, validate_field
 
 RANGE_KEYS = ("low", "high", "scale", "steps")
 SETTINGS = {spec.name: spec for spec in fields(Config)}  # the fields of a config by name
-FIXED = set("epochs validation unseen_writers seed dataset data_dir out repeat processes".split())  # cannot be searched
+NOT_IN_SEARCH = {"repeat": "set repeats, outside of [recipe]", "processes": "remove it", "teacher": "remove it"}
+FIXED = {*"epochs validation unseen_writers seed dataset data_dir out".split(), *NOT_IN_SEARCH}  # cannot be searched
 
 
 @dataclass

@@ -48,3 +48,10 @@ def test_batch_norm_of_single_values_is_refused():
     with pytest.raises(ConfigError, match="batch-size must be above 1 for batchnorm of dense layers"):
         Config(layers="conv 2 5, batchnorm, dense 8, batchnorm, relu", batch_size=1)
     Config(layers="conv 2 5, batchnorm, dense 8, relu", batch_size=1)
+
+
+def test_settings_that_older_files_do_not_have_are_left_out_where_they_have_no_effect():
+    """So that a model, a checkpoint or a search from before a setting is one with the same settings."""
+    assert not {"processes", "teacher"} & Config().settings().keys()
+    settings = Config(processes=2).settings() | Config(teacher="m.npz").settings()
+    assert settings["processes"] == 2 and settings["teacher"] == "m.npz"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nn.losses import CrossEntropy, MeanSquaredError, unsmoothed
+from nn.losses import TEACHER_WEIGHT, TEMPERATURE, CrossEntropy, MeanSquaredError, distilled, unsmoothed
 
 from .test_layers import slope
 
@@ -26,6 +26,25 @@ def test_loss_gradients(loss, n, smoothing):
     expected = slope(smoothed, z, direction := RNG.standard_normal(z.shape))
     loss.forward(z, labels)
     dz = loss.backward(smoothing)
+    assert (dz * direction).sum() == pytest.approx(expected, rel=1e-7, abs=1e-7)
+
+
+def test_gradient_of_distillation():
+    """(1 - w) L + w T^2 KL(q || p): weights and temperature as in Hinton et al. 2015, section 2."""
+    z, of_teacher = RNG.standard_normal((2, 10, 6)) * 3
+    labels, loss = RNG.integers(0, 10, 6), CrossEntropy()
+
+    def softmax(x):
+        return np.exp(x) / np.exp(x).sum(axis=0)
+
+    def total() -> float:
+        p, q = softmax(z / TEMPERATURE), softmax(of_teacher / TEMPERATURE)
+        divergence = (q * np.log(q / p)).sum(axis=0).mean()
+        return (1 - TEACHER_WEIGHT) * loss.forward(z, labels) + TEACHER_WEIGHT * TEMPERATURE**2 * divergence
+
+    expected = slope(total, z, direction := RNG.standard_normal(z.shape))
+    loss.forward(z, labels)
+    dz = distilled(loss.backward(), z, of_teacher)
     assert (dz * direction).sum() == pytest.approx(expected, rel=1e-7, abs=1e-7)
 
 

@@ -14,6 +14,7 @@ from network import SCHEDULES, DivergenceError, Network, pixel_mean_std
 from nn import memory
 from nn.architecture import mlp, parse
 from nn.layers import ACTIVATIONS, Dense, ReLU, Sigmoid
+from nn.losses import distilled
 
 from .test_layers import slope
 
@@ -304,6 +305,38 @@ def test_shuffled_is_a_permutation_of_blocks_and_windows(monkeypatch):
 def test_settings_that_cannot_be(digits, settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}.* must|lr above 0"):
         next(Network(mlp([])).fit(*digits[0], **settings))
+
+
+def test_the_teacher_sees_the_images_of_the_batch(digits):
+    """After augmentation, with its own mean and std."""
+    images, labels = digits[0][0][:50], digits[0][1][:50]
+    teacher, net, twin = small_cnn(seed=5), small(), small()
+    teacher.mean, teacher.std = 30.0, 70.0
+    before = teacher.snapshot()
+    settings = {"epochs": 1, "batch_size": 50, "lr": 0.1, "momentum": 0, "weight_decay": 0, "standardize": False}
+    inverted = 255 - images
+    list(net.fit(images, labels, augment=lambda x, rng, t: 255 - x, teacher=teacher, **settings))
+    logits = twin.forward(twin.standardize(inverted), training=True)
+    twin.loss.forward(logits, labels)
+    twin.backward(distilled(twin.loss.backward(), logits, teacher.forward(teacher.standardize(inverted))))
+    twin.update(0.1)
+    assert flat(net) == pytest.approx(flat(twin), abs=1e-8)
+    assert all((a == before[name]).all() for name, a in teacher.arrays().items())
+
+
+@pytest.mark.parametrize(
+    "net, settings, message",
+    [(small(loss="mse"), {}, "both need the loss cross_entropy"),
+     (small(), {"teacher": small(loss="mse")}, "both need the loss cross_entropy"),
+     (twin := small(), {"teacher": twin}, "a teacher is another network"),
+     (small(), {"label_smoothing": 0.1}, "label_smoothing = 0 and processes = 1"),
+     (small(), {"processes": 2}, "label_smoothing = 0 and processes = 1"),
+     (small(), {"teacher": Network([Dense(10)], input_shape=(9,))}, r"inputs and classes: \(9, 10\), not \(784, 10\)"),
+     (Network([Dense(11)]), {}, r"inputs and classes: \(784, 10\), not \(784, 11\)")],
+)  # fmt: skip
+def test_teachers_that_cannot_be(digits, net, settings, message):
+    with pytest.raises(ValueError, match=message):
+        next(net.fit(*digits[0], **{"teacher": small()} | settings))
 
 
 def test_a_resumed_training_augments_as_the_whole_one(digits):

@@ -109,7 +109,8 @@ def test_layers_that_a_batch_size_of_the_space_does_not_allow():
         ("base = 1", "unknown key 'base'"),
         ("recipe = 1", r"a table, \[recipe\]"),
         ("[recipe]\nrotate = 9", "rotate has no effect"),
-        ("[recipe]\nrepeat = 4", "repeat has no effect in a search"),
+        ("[recipe]\nrepeat = 4", "repeat is not for searches: set repeats"),
+        ("[recipe]\nteacher = 'm.npz'", "teacher is not for searches: remove it"),
         ("[recipe]\nlr = 0.5\n[space]\nlr = [0.1, 0.2]", r"lr is in \[recipe\] and in \[space\]"),
     ],
 )

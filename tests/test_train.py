@@ -1,15 +1,20 @@
 """train.py as a user meets it: what it prints, writes and rejects."""
 
 import csv
+import hashlib
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import network
+from app.config import Config
+from app.training import has_same_split
 from network import Network
+from nn.layers import Dense
 
 from .conftest import ROOT, fast
 
@@ -105,6 +110,90 @@ def test_repeat(train, tmp_path):
     assert alone[0] == 0 and (tmp_path / "alone.npz").read_bytes() == models[1].read_bytes()
 
 
+def test_a_teacher(train, tmp_path, monkeypatch):
+    """Learns from its outputs; resumed with the same teacher only, wherever its file is."""
+    assert train("--epochs", 3, "--label-smoothing", 0, "--out", "teacher.npz")[0] == 0
+    flags = ["--epochs", 2, "--label-smoothing", 0, "--activation", "tanh"]
+    assert train(*flags, "--out", "without.npz")[0] == 0
+    flags += ["--teacher", "teacher.npz", "--out", "m.npz"]
+    code, _, err = train(*flags)
+    assert code == 0 and err == ""
+    whole = Network.load(tmp_path / "m.npz")
+    digest = hashlib.sha256((tmp_path / "teacher.npz").read_bytes()).hexdigest()
+    assert whole.metadata["recipe"]["teacher"] == "teacher.npz" and whole.metadata["teacher"] == digest
+    assert (whole.parameters()["0.W"] != Network.load(tmp_path / "without.npz").parameters()["0.W"]).any()
+    original, calls = Network._train_epoch, []
+
+    def stop(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Network, "_train_epoch", stop)
+    assert train(*flags)[0] == 130
+    (tmp_path / "without.npz").rename(tmp_path / "other.npz")
+    code, _, err = train(*flags, "--resume", "--teacher", "other.npz")
+    assert code == 1 and "run with other settings (teacher): use those, or" in err
+    (tmp_path / "teacher.npz").rename(tmp_path / "moved.npz")
+    assert train(*flags, "--resume", "--teacher", "moved.npz")[0] == 0
+    resumed = Network.load(tmp_path / "m.npz")
+    assert all((a == whole.arrays()[name]).all() for name, a in resumed.arrays().items())
+
+
+def test_a_teacher_that_has_seen_the_validation_images(train, tmp_path):
+    flags = ["--epochs", 1, "--label-smoothing", 0]
+    assert train(*flags, "--out", "teacher.npz")[0] == 0
+    assert train(*flags, "--validation", 0, "--out", "all.npz")[0] == 0
+    flags += ["--out", "m.npz", "--teacher"]
+    assert train(*flags, "teacher.npz")[2] == ""
+    (tmp_path / "m.npz").rename(tmp_path / "distilled.npz")
+    assert train(*flags, "teacher.npz", "--validation", 0)[2] == "", "no validation"
+    for change in ("teacher.npz", "--seed", 1), ("teacher.npz", "--validation", 50), ("all.npz",), ("distilled.npz",):
+        code, _, err = train(*flags, *change)
+        assert code == 0 and err.count("\n") == 1
+        assert f"{change[0]} may have been trained on images that are for validation here: then the validation" in err
+
+
+def test_splits_that_are_the_same():
+    """Those of MNIST's last images are, whatever the seed; random ones are not."""
+    config = Config(dataset="mnist", validation=100)
+
+    def same(config, dataset="mnist", data="1", **settings):
+        recipe = {"dataset": dataset, "validation": 100, "seed": 7} | settings
+        return has_same_split(config, "1", {"data": data, "recipe": recipe})
+
+    assert (
+        same(config)
+        and same(config, lr=3, label_smoothing=0.5)
+        and same(replace(config, dataset="synthetic"), "synthetic")
+    )
+    assert not (same(config, "mnist-files") or same(config, data="2") or same(config, unseen_writers=True))
+    assert not same(replace(config, dataset="digits"), "digits") and same(
+        replace(config, dataset="digits", seed=7), "digits"
+    )
+    unseen = replace(config, unseen_writers=True)
+    assert not same(unseen, unseen_writers=True) and same(replace(unseen, seed=7), unseen_writers=True)
+    assert not has_same_split(config, "1", {}) and not has_same_split(config, "1", {"recipe": 3})
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [(["none.npz"], "teacher: no model at none.npz"),
+     (["mse.npz"], "teacher: mse.npz was trained with loss = mse: it must be cross_entropy"),
+     (["small.npz"], "teacher: small.npz is a model with 9 inputs"),
+     (["./m.npz"], "the teacher m.npz would be overwritten: give another --out"),
+     (["none.npz", "--loss", "mse"], "a teacher needs loss = cross_entropy, label-smoothing = 0 and processes = 1"),
+     (["none.npz", "--label-smoothing", 0.1], "a teacher needs loss = cross_entropy, label-smoothing = 0 and"),
+     (["none.npz", "--processes", 2], "a teacher needs loss = cross_entropy, label-smoothing = 0 and processes = 1")],
+)  # fmt: skip
+def test_teachers_that_cannot_be(train, flags, message, tmp_path):
+    Network([Dense(10)], loss="mse").save(tmp_path / "mse.npz")
+    Network([Dense(10)], input_shape=(9,)).save(tmp_path / "small.npz")
+    code, _, err = train("--label-smoothing", 0, "--teacher", *flags, "--out", "m.npz")
+    assert code and message in err and err.count("\n") == 1 and not (tmp_path / "m.npz").exists()
+
+
 def test_a_resumed_run_that_is_stopped_at_once_keeps_its_model(train, monkeypatch, tmp_path):
     """Before `fit` has measured the images: the model on disk must not become one without their mean and std."""
     calls = []
@@ -164,6 +253,8 @@ def test_recipes_and_flags_say_the_same(train, run, archive, tmp_path):
     ids=lambda p: p.stem,
 )
 def test_shipped_recipes_train(path, run, archive, tmp_path):
+    if "teacher" in path.read_text():
+        assert run("train", "--dataset", archive, *fast("--epochs", 1), "--out", "models/teacher.npz")[0] == 0
     code, _, err = run("train", "--config", path, "--dataset", archive, "--epochs", 1, "--validation", 100)
     assert code == 0 and err == ""
     assert (tmp_path / "models" / f"{path.stem}-tiny.npz").exists()

@@ -21,8 +21,9 @@ from app import cli
 from app.config import Config
 
 SHORT = ["softmax", "two_layer", "two_layer_searched", "three_layer", "mlp", "mlp_batchnorm", "cnn_dilated"]
-LONG = ["two_layer_elastic", "deep_elastic", "cnn"]
+LONG = ["two_layer_elastic", "deep_elastic", "deep_distilled", "cnn"]
 SEEDS, LONG_SEEDS = 5, 3
+TEACHER = ["configs/cnn.toml", "--label-smoothing", "0", "--processes", "2"]  # of deep_distilled
 HEADLINE = {"two_layer": "", "two_layer_elastic": "`models/best.npz`", "cnn": "`models/cnn.npz`: a former version"}
 PUBLISHED = [  # test accuracy of a single network, where it comes from, the config to compare
     ("92.51 %", "softmax regression, Theano's tutorial", "softmax"),
@@ -50,9 +51,14 @@ def train(name: str) -> list[Path]:
     """Train a config with every seed; returns the model files."""
     count = LONG_SEEDS if name in LONG else SEEDS
     models = [ROOT / "models" / "final" / f"{name}-seed{seed}.npz" for seed in range(count)]
-    flags = ["--config", f"configs/{name}.toml", "--validation", "0", "--dataset", "mnist", "--resume"]
-    commands = [["train.py", *flags, "--seed", str(seed), "--out", model] for seed, model in enumerate(models)]
+    flags = ["--validation", "0", "--dataset", "mnist", "--resume", "--config"]
+    commands = [
+        ["train.py", *flags, f"configs/{name}.toml", "--seed", str(seed), "--out", model]
+        for seed, model in enumerate(models)
+    ]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    if teacher := Config.read(ROOT / "configs" / f"{name}.toml", {}).teacher:
+        run("train.py", *flags, *TEACHER, "--out", ROOT / teacher, env=environment)
     with ThreadPoolExecutor(cli.cores()) as workers:
         list(workers.map(lambda command: run(*command, env=environment), commands))
     return models
