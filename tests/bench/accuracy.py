@@ -41,7 +41,7 @@ RIGHT = 7, 0, "left", "center"  # of a point in the figure: where its name stand
 LABELS = {
     "softmax": (7, -8, "left", "center"), "three_layer": (-7, 0, "right", "center"), "mlp": (0, -5, "center", "top"),
     "mlp_batchnorm": (0, 8, "center", "bottom"), "two_layer_elastic": (-7, 0, "right", "center"),
-    "cnn": (0, 8, "center", "bottom"),
+    "deep_distilled": (0, 20, "center", "bottom"), "cnn": (0, 8, "center", "bottom"),
 }  # fmt: skip
 LINES = {"softmax", "two_layer", "two_layer_elastic", "deep_elastic", "cnn"}  # configs whose PUBLISHED is in the figure
 ACCURACY_CSV = ROOT / "models" / "final" / "test_accuracy.csv"
