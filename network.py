@@ -319,8 +319,8 @@ class Network:
             processes                 divide each batch over them, see nn/parallel.py; batch_size must be a multiple
             progress                  wraps the steps of an epoch, for a progress bar
 
-        A record has epoch, lr (of its first step), train_loss and train_accuracy (running means, without L2 and
-        label smoothing and teacher), validation_loss and validation_accuracy if there is a validation set, and seconds.
+        A record has epoch, lr (of its first step), train_loss and train_accuracy (running means, without L2, label
+        smoothing and teacher), validation_loss and validation_accuracy if there is a validation set, and seconds.
         DivergenceError if the loss is not finite, or above MAX_LOSS (mean of an epoch) or MAX_BATCH_LOSS.
         """
         history = list(history or [])

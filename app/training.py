@@ -16,7 +16,7 @@ import numpy as np
 
 import storage
 from app import cli
-from app.config import Config, differing_keys, option_name
+from app.config import Config, differing_keys
 from app.models import keep_shipped, load_teacher
 from network import DivergenceError, Network
 from nn.convolution import Conv2D
@@ -208,8 +208,10 @@ def has_same_split(config: Config, fingerprint: str, teacher: dict) -> bool:
     keys = ["dataset", "validation", "unseen_writers"]
     if config.unseen_writers or config.dataset not in ("mnist", "synthetic"):
         keys.append("seed")  # of a random split
-    different = differing_settings({"data": fingerprint, "recipe": config.settings()}, teacher).split(", ")
-    return not {*map(option_name, keys), "config", "data"} & {*different} and "teacher" not in teacher
+    if not isinstance(teacher.get("recipe"), dict) or teacher.get("data") != fingerprint or "teacher" in teacher:
+        return False
+    mine, other = config.settings(), Config().settings() | teacher["recipe"]
+    return all(mine[key] == other[key] for key in keys)
 
 
 def fit_and_record(

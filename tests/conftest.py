@@ -1,6 +1,7 @@
 """What the tests share: no network, small digits, and the commands called as functions."""
 
 import importlib.util
+import itertools
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 import network
 from data import formats, mnist, synthetic
 from data.formats import ImageFile, idx_bytes
+from network import Network
 
 ROOT = Path(__file__).parent.parent
 if os.environ.get("MNIST_DIR"):  # tests work in folders of their own
@@ -112,6 +114,18 @@ def fast(*more):
 def train(run, archive):
     """Train on the small dataset: train("--epochs", 2, ...) -> (exit code, stdout, stderr)."""
     return lambda *more: run("train", "--dataset", archive, *fast(*more))
+
+
+def interrupt_epoch(patch, number):
+    """Ctrl-C at the start of an epoch: the one with this number, counted from 1 over all trainings from now on."""
+    original, numbers = Network._train_epoch, itertools.count(1)
+
+    def epoch(self, *arguments):
+        if next(numbers) == number:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    patch.setattr(Network, "_train_epoch", epoch)
 
 
 def train_process(*arguments, **options):

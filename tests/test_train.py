@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import network
 from app.config import Config
 from app.training import has_same_split
 from network import Network
 from nn.layers import Dense
 
-from .conftest import ROOT, fast
+from .conftest import ROOT, fast, interrupt_epoch
 
 
 def test_train_prints_a_table_and_writes_everything(train, tmp_path):
@@ -64,16 +63,8 @@ def test_images_larger_than_memory(run, large, idx_folder, tmp_path):
     """Trained, stopped, resumed and tested: the same bytes, from a file that is never held whole."""
     flags = ["--dataset", idx_folder, *fast("--epochs", 2)]
     assert run("train", *flags, "--out", "whole")[0] == 0
-    original, left = network.Network._train_epoch, [1]
-
-    def stop(*arguments):
-        if not left:
-            raise KeyboardInterrupt
-        left.pop()
-        return original(*arguments)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network.Network, "_train_epoch", stop)
+        interrupt_epoch(patch, 2)
         assert run("train", *flags, "--out", "m")[0] == 130
     assert run("train", *flags, "--out", "m", "--resume")[0] == 0
     assert (tmp_path / "m.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
@@ -122,15 +113,7 @@ def test_a_teacher(train, tmp_path, monkeypatch):
     digest = hashlib.sha256((tmp_path / "teacher.npz").read_bytes()).hexdigest()
     assert whole.metadata["recipe"]["teacher"] == "teacher.npz" and whole.metadata["teacher"] == digest
     assert (whole.parameters()["0.W"] != Network.load(tmp_path / "without.npz").parameters()["0.W"]).any()
-    original, calls = Network._train_epoch, []
-
-    def stop(self, *arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    monkeypatch.setattr(Network, "_train_epoch", stop)
+    interrupt_epoch(monkeypatch, 2)
     assert train(*flags)[0] == 130
     (tmp_path / "without.npz").rename(tmp_path / "other.npz")
     code, _, err = train(*flags, "--resume", "--teacher", "other.npz")
@@ -196,16 +179,7 @@ def test_teachers_that_cannot_be(train, flags, message, tmp_path):
 
 def test_a_resumed_run_that_is_stopped_at_once_keeps_its_model(train, monkeypatch, tmp_path):
     """Before `fit` has measured the images: the model on disk must not become one without their mean and std."""
-    calls = []
-
-    def stop(self, *arguments):
-        calls.append(1)
-        if len(calls) > 2:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    original = Network._train_epoch
-    monkeypatch.setattr(Network, "_train_epoch", stop)
+    interrupt_epoch(monkeypatch, 3)
     flags = ["--epochs", 4, "--label-smoothing", 0.2, "--out", "m.npz"]
     assert train(*flags)[0] == 130
     stopped = (tmp_path / "m.npz").read_bytes()
@@ -219,16 +193,7 @@ def test_a_resumed_run_that_is_stopped_at_once_keeps_its_model(train, monkeypatc
 
 
 def test_repeat_counts_finished_runs_only(train, monkeypatch):
-    original = Network._train_epoch
-    calls = []
-
-    def epoch(self, *arguments):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    monkeypatch.setattr(Network, "_train_epoch", epoch)
+    interrupt_epoch(monkeypatch, 6)
     code, out, _ = train("--epochs", 2, "--repeat", 5, "--out", "m.npz")
     assert code == 130 and "(tiny, 2 seeds) -> m-seed0.npz ... m-seed1.npz" in out.splitlines()[-1]
     assert re.search(r"epoch 1 of 2\) -> m-seed2.npz", out)
