@@ -96,7 +96,7 @@ def epoch_windows(
         rng = spawn_rng(seed, AUGMENTATION, epoch)
         for rows, order in shuffled(len(images), window, spawn_rng(seed, ORDER, epoch)):
             source = images if in_memory else images.take(rows, out=buffer[: len(rows)])
-            yield augment(source, rng, epoch / epochs.stop) if augment else source, order, labels[rows[order]]
+            yield augment(source, rng, epoch / epochs.stop) if augment else source, order, labels[rows][order]
 
 
 def split_batches(windows: Iterable[tuple], batch_size: int) -> Iterator[tuple]:

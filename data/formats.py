@@ -69,7 +69,8 @@ class ImageFile:
         parts = np.stack([offsets, size * starts, size * ends], axis=1).tolist()
         content = result.reshape(-1).data
         with self.path.open("rb", buffering=0) as file:
-            if hasattr(os, "posix_fadvise"):  # all parts are announced first, so that the disk reads many at a time
+            parts = [part for part in parts if not _read_cached(file.fileno(), content, *part)]
+            if hasattr(os, "posix_fadvise"):  # the others are announced first, so that the disk reads many at a time
                 for offset, start, end in parts:
                     os.posix_fadvise(file.fileno(), offset, end - start, os.POSIX_FADV_WILLNEED)
             for offset, start, end in parts:
@@ -83,6 +84,14 @@ class ImageFile:
             return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
         except ValueError:  # it would be longer than the file
             raise shorter(self.path) from None
+
+
+def _read_cached(file: int, content: memoryview, offset: int, start: int, end: int) -> bool:
+    """Read the bytes from `offset` on into content[start:end], and return True, if the system has them in memory."""
+    try:
+        return os.preadv(file, [content[start:end]], offset, os.RWF_NOWAIT) == end - start
+    except (AttributeError, OSError):  # on Linux only, and not on every file system
+        return False
 
 
 class DataError(ValueError):

@@ -145,6 +145,26 @@ def test_slices_of_an_image_file(tmp_path, digits, image_file):
     assert not np.asarray(image_file).flags.writeable
 
 
+@pytest.mark.parametrize("cached", ["all", "none", "a piece", "no such call"])
+def test_images_are_read_whether_the_system_has_them_in_memory_or_not(digits, image_file, monkeypatch, cached):
+    """A read that does not wait gives everything, an error, or the first bytes only; Windows does not have it."""
+
+    def preadv(file, buffers, offset, flags):
+        if cached == "none":
+            raise BlockingIOError
+        content = os.pread(file, 100 if cached == "a piece" else len(buffers[0]), offset)
+        buffers[0][: len(content)] = content
+        return len(content)
+
+    if cached == "no such call":
+        monkeypatch.delattr(os, "preadv", raising=False)
+    else:
+        monkeypatch.setattr(os, "preadv", preadv, raising=False)
+        monkeypatch.setattr(os, "RWF_NOWAIT", 8, raising=False)
+    rows = np.array([9, 3, 4, 5, 300])
+    assert (image_file.take(rows) == digits[0][0][rows]).all()
+
+
 def test_an_image_file_that_is_cut_short(tmp_path, digits, image_file, monkeypatch):
     os.truncate(image_file.path, 10_000)
     with pytest.raises(DataError, match="has become shorter"):
