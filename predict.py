@@ -130,7 +130,7 @@ def classify_files(network: Network, files: dict[Path, str], arguments: argparse
     for file, error in cli.progress(files.items(), "classifying photos"):
         found = [{"file": str(file), "error": error}] if error else classify(network, file, arguments)
         if "error" in found[0]:
-            cli.warn(f"{file} {found[0]['error']}")
+            cli.fail(f"{file} {found[0]['error']}", 1)
         elif not arguments.json:
             cli.print_row(format_row(found, width))
         results += found

@@ -106,7 +106,7 @@ def save_files(folder: Path, suffix: str, dataset: str, images: np.ndarray, labe
     rows, captions = [], []
     for index, scores in zip(wrong[order], probabilities[order], strict=True):
         real, predicted = labels[index], scores.argmax()
-        cells = index, predicted, real, f"{scores[predicted]:.6f}", f"{scores[real]:.6f}"
+        cells = index, predicted, real, f"{scores[predicted]:.4f}", f"{scores[real]:.4f}"
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
         captions.append(f"#{index}\ntrue {real}, predicted {predicted}\nconfidence {scores[predicted]:.1%}")
     storage.write_csv(folder / f"mistakes{suffix}.csv", COLUMNS, rows)

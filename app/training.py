@@ -162,8 +162,8 @@ def train(
             teacher = load_teacher(Path(config.teacher), path)
             run.metadata["teacher"] = hashlib.sha256(Path(config.teacher).read_bytes()).hexdigest()
             if validation and not has_same_split(config, fingerprint, teacher.metadata):
-                cli.warn(f"{config.teacher} may have been trained on images that are for validation here: then the "
-                         "validation accuracy is too high")  # fmt: skip
+                cli.warn(f"WARNING: {config.teacher} may have been trained on images that are for validation here: "
+                         "then the validation accuracy is too high")  # fmt: skip
         if resume and checkpoint.exists():
             # as `fit` does, but now: Ctrl-C in a run that has a history saves the network
             network.prepare(training[0], config.standardize, config.label_smoothing)
@@ -176,8 +176,9 @@ def train(
                 print(f"{path.stem}: was finished before")
                 return saved | run.metadata, 0
             if different:
-                cli.warn(f"{path} was trained with other settings ({different}): this training will replace it")
+                cli.warn(f"WARNING: {path} was trained with other settings ({different}): it will be replaced")
         images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
+        images += " of unseen writers" * config.unseen_writers
         print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")
         # if one of these is impossible, it should fail now and not after an epoch
         storage.check_size(checkpoint, run.arrays(network))
@@ -247,7 +248,7 @@ def watch_load(steps: Iterable) -> Iterator:
     """
     clocks, started = (time.perf_counter, time.thread_time, time.process_time), None
     for done, step in enumerate(steps):
-        if done == 0 and blas_threads() is None and cli.cores() > 1:
+        if done == 0 and blas_threads() != "1" and cli.cores() > 1:
             started = [clock() for clock in clocks]
         elif started and done >= WATCHED_STEPS and time.perf_counter() - started[0] > WATCHED_SECONDS:
             seconds, thread, process = (clock() - start for clock, start in zip(clocks, started, strict=True))
@@ -260,8 +261,8 @@ def watch_load(steps: Iterable) -> Iterator:
 @functools.cache  # once, also for several models
 def warn_busy() -> None:
     """Tell the user what to do on a busy machine."""
-    cli.warn("other programs keep the cores busy, and BLAS threads that wait for each other then take many times as "
-             "long: stop with Ctrl-C, set OPENBLAS_NUM_THREADS=1, and train again")  # fmt: skip
+    cli.warn("WARNING: other programs keep the cores busy, and BLAS threads that wait for each other then take many "
+             "times as long: stop with Ctrl-C, set OPENBLAS_NUM_THREADS=1, and train again")  # fmt: skip
 
 
 def save_best(run: Run, network: Network, path: Path, finished: bool) -> None:

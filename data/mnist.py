@@ -100,7 +100,7 @@ def fetch(split: str, kind: str, folder: Path, log: Callable[[str], None] = lamb
 
 def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -> bytes:
     """Download one file from the first mirror with the right content, save it, return its decompressed content."""
-    log(f"downloading MNIST's {split} {kind} into {folder}")
+    log(f"downloading {'QMNIST' if kind == 'writers' else 'MNIST'}'s {split} {kind} into {folder}")
     mirrors_by_cause: dict[str, list[str]] = {}
     name = formats.idx_names(split, kind)[0]
     for mirror in WRITERS_MIRRORS if kind == "writers" else MIRRORS:

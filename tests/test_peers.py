@@ -1,4 +1,4 @@
-"""tests/bench/peers.py and tests/bench/busy.py: their tables, their figure, and a short run."""
+"""The programs in tests/bench: their tables, their figure, short runs."""
 
 import importlib.util
 import os
@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from .bench import tables
 from .conftest import ROOT
 
 BENCH = ROOT / "tests" / "bench"
@@ -45,6 +46,24 @@ def test_the_figure_has_a_bar_for_everyone(peers, tmp_path):
 
 def test_the_learning_rate_falls_to_0(peers):
     assert peers.rate(0) == peers.LR and peers.rate(0.5) == pytest.approx(peers.LR / 2) and peers.rate(1) == 0
+
+
+def test_no_published_table_loses_a_column():
+    tables.require("json")
+    with pytest.raises(SystemExit, match=r"^--write needs not_installed: pip install"):
+        tables.require("json", "not_installed")
+
+
+def test_ctrl_c_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tests/bench/peers.py"])
+    tables.report(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "peers.py: stopped\n"
+
+
+def test_an_imported_benchmark_does_not_limit_the_threads():
+    """The commands that later tests start would inherit that, and round differently."""
+    code = "import os; before = dict(os.environ); import tests.bench.photos; assert os.environ == before"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.slow

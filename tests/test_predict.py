@@ -137,7 +137,7 @@ def test_csv(run, model, photos, tmp_path):
     (tmp_path / "bad.png").write_text("text")
     code, _, err = run("predict", *list(photos)[:2], "bad.png", "--model", model, "--csv", "a.csv")  # its own file
     *good, bad = read_csv(tmp_path / "a.csv")
-    assert code == 1 and len(good) == 2 and err == f"bad.png {bad['error']}\n" and bad["digit"] == ""
+    assert code == 1 and len(good) == 2 and err == f"predict.py: bad.png {bad['error']}\n" and bad["digit"] == ""
     assert not any(row["real"] for row in good), "without --labels there are no true labels"
 
 
@@ -262,7 +262,7 @@ def test_unreadable_files_are_reported_and_skipped(run, model, photos, tmp_path)
     (mine / "notes.txt").write_text("ignored")
     code, out, err = run("predict", "mine", "--model", model)
     assert code == 1 and len(rows(out)) == 20
-    assert sorted(re.findall(r"^mine/(\S+) ", err, re.M)) == sorted(bad) and err.count("\n") == len(bad)
+    assert sorted(re.findall(r"^predict.py: mine/(\S+) ", err, re.M)) == sorted(bad) and err.count("\n") == len(bad)
     assert f"{20 + len(bad)} photos: 20 read" in out.splitlines()[-1]
 
 

@@ -87,8 +87,8 @@ def test_misclassified_images_are_written_with_the_highest_confidence_first(
     for index, digit, real, probability, probability_of_real in rows:
         i = int(index)
         assert (int(digit), int(real)) == (predicted[i], labels[i])
-        assert probability == f"{probabilities[i, predicted[i]]:.6f}"
-        assert probability_of_real == f"{probabilities[i, labels[i]]:.6f}"
+        assert probability == f"{probabilities[i, predicted[i]]:.4f}"
+        assert probability_of_real == f"{probabilities[i, labels[i]]:.4f}"
     confidence = [float(row[3]) for row in rows]
     assert confidence == sorted(confidence, reverse=True) and min(confidence) > 0.1
 

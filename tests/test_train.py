@@ -362,6 +362,14 @@ def test_unwritable_output(train, tmp_path):
         )
 
 
+def test_a_training_says_whose_images_validate(run, archive, monkeypatch):
+    monkeypatch.setattr("data.load_writers", lambda *_: np.arange(600) // 50)
+    arguments = ["--dataset", archive, "--hidden", 4, "--epochs", 1, "--validation", 100, "--out", "m"]
+    assert "500 training and 100 validation images\n" in run("train", *arguments)[1]
+    out = run("train", *arguments, "--unseen-writers")[1]
+    assert "500 training and 100 validation images of unseen writers\n" in out
+
+
 def test_writers_are_not_looked_for_without_validation_images(run, archive, tmp_path):
     (tmp_path / "a.toml").write_text("unseen-writers = true\nhidden = [4]\nepochs = 1\n")
     assert "writer" in run("train", "--dataset", archive, "--config", "a.toml", "--validation", 100)[2]

@@ -173,7 +173,7 @@ def test_a_model_older_than_a_setting_is_not_trained_again(train, tmp_path):
     assert code == 0 and out.startswith("m: was finished before\n"), "nothing is left to do"
     code, out, err = train("--epochs", 2, "--lr", 0.3, "--batch-size", 64, "--out", "m.npz", "--resume")
     assert code == 0 and out.count("\n") > 3, "another run"
-    assert err == "m.npz was trained with other settings (batch-size, lr): this training will replace it\n"
+    assert err == "WARNING: m.npz was trained with other settings (batch-size, lr): it will be replaced\n"
 
 
 @pytest.mark.slow
@@ -417,6 +417,7 @@ def test_a_checkpoint_restores_all(stopped, tmp_path):
         (0.97, 1.9, 100, None, False),  # quiet
         (0.6, 1.2, 100, None, True),
         (0.5, 1.8, 100, None, False),  # our own augmentation takes the other core
+        (0.6, 1.2, 100, "2", True),
         (0.6, 1.2, 100, "1", False),  # what the hint says has been done
         (0.6, 1.2, 20, None, False),  # too short to tell
     ],

@@ -15,10 +15,11 @@ import time
 from importlib.util import find_spec
 
 import numpy as np
-from tables import machine, run, write_table
+from tables import machine, require, run, write_table
 from training_speed import CONTESTANTS, RNG
 
 NEIGHBOURS = (0, 1, 2)
+LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with this program
 VARIANTS = {
     "ours": ("ours", None),
     "ours, 1 thread": ("ours", "1"),
@@ -43,7 +44,8 @@ def train(name: str, seconds: float) -> float:
 def measure(name: str, threads: str | None, neighbours: int, seconds: float) -> float:
     """`train` in a new process beside busy programs."""
     variables = {name: threads for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if threads}
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(neighbours)]
+    command = [sys.executable, "-c", LOOP]
+    busy = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(neighbours)]
     try:
         time.sleep(0.2)
         return float(run(__file__, "--train", name, str(seconds), env=os.environ | variables))
@@ -65,6 +67,8 @@ def main() -> None:
         name, seconds = arguments.train
         print(train(name, float(seconds)))
         return
+    if arguments.write:
+        require("torch")
     variants = {label: each for label, each in VARIANTS.items() if each[0] == "ours" or find_spec("torch")}
     times = {(label, count): [] for label in variants for count in NEIGHBOURS}
     for _ in range(arguments.rounds):

@@ -10,12 +10,14 @@ digits alone. --split train uses the validation images (the last 10,000), as all
 
 import itertools
 import os
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if __name__ == "__main__":  # not when this file is imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
@@ -146,7 +148,7 @@ def main() -> None:
     table = [["photo", "exactly found", *itertools.chain(*([f"`{name}`", "alone"] for name in networks))]]
     form = "{:24}" + "{:>15}" * (len(table[0]) - 1)
     print(form.format(*table[0]))
-    with ProcessPoolExecutor(cli.cores()) as workers:
+    with ProcessPoolExecutor(cli.cores(), None, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as workers:
         for kind in [*STRIPS, *OTHERS]:
             rng = np.random.default_rng([*kind.encode()])
             counts = [{"sheet": 40, "pair": 2}.get(kind) or int(rng.integers(1, 11)) for _ in range(arguments.count)]

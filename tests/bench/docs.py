@@ -14,20 +14,18 @@ import shutil
 import tempfile
 from pathlib import Path
 
-ENVIRONMENT = dict(os.environ)  # before the import of photos, which limits BLAS to one thread
+import numpy as np
+import tables
+from digit_numbers import pair, sheet, strip
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from photos import KINDS, PAPERS
+from tables import ROOT, write_block
 
-import numpy as np  # noqa: E402
-import tables  # noqa: E402
-from digit_numbers import pair, sheet, strip  # noqa: E402
-from matplotlib import rc_context  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from photos import KINDS, PAPERS  # noqa: E402
-from tables import ROOT, write_block  # noqa: E402
-
-import plots  # noqa: E402
-from app.drawing import Pad  # noqa: E402
-from data import mnist  # noqa: E402
-from network import Network  # noqa: E402
+import plots
+from app.drawing import Pad
+from data import mnist
+from network import Network
 
 PHOTOS = {  # file name: kind of photo, index of the test image
     "grid paper.png": ("squared paper", 32),
@@ -50,7 +48,7 @@ NUMBERS = {  # file name: paper, how the digits are placed, the first test image
 def run(command: str) -> str:
     """What a command such as "python train.py --epochs 1" prints, run in the current folder."""
     _, script, *arguments = command.split()
-    return tables.run(ROOT / script, *arguments, cwd=Path(), env=ENVIRONMENT).rstrip("\n")
+    return tables.run(ROOT / script, *arguments, cwd=Path()).rstrip("\n")
 
 
 def example(*commands: str, keep: slice | None = None) -> str:
@@ -126,8 +124,8 @@ def search() -> None:
 
 def main() -> None:
     """Make the examples that are named, or all."""
-    if "MNIST_DIR" in ENVIRONMENT:
-        os.environ["MNIST_DIR"] = ENVIRONMENT["MNIST_DIR"] = str(Path(ENVIRONMENT["MNIST_DIR"]).resolve())
+    if "MNIST_DIR" in os.environ:
+        os.environ["MNIST_DIR"] = str(Path(os.environ["MNIST_DIR"]).resolve())
     examples = {make.__name__: make for make in (train, shipped, predict, number, draw, search)}
     for name in tables.chosen(__doc__, [*examples]):
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

@@ -262,8 +262,10 @@ def main() -> None:
         name, started, folder, seed = arguments.work
         print(json.dumps(work(name, float(started), Path(folder), int(seed))))
         return
-    from tables import machine, write_table
+    from tables import machine, require, write_table
 
+    if arguments.write:
+        require(*(module for _, module, _ in PEERS.values()))
     folder = Path(os.environ.get("MNIST_DIR") or ROOT / "data" / "raw").resolve()
     names = [name for name, (_, module, _) in PEERS.items() if find_spec(module)]
     results = {name: [] for name in names}

@@ -10,12 +10,14 @@ images (the last 10,000). The threshold in predict.py was chosen on these, with 
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if __name__ == "__main__":  # not when this file is imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
@@ -161,6 +163,8 @@ def parse_arguments(count: int, counted: str) -> argparse.Namespace:
 
 def main() -> None:
     """Draw, look, and print the tables."""
+    from tables import write_table  # late: the tests use this file too
+
     arguments = parse_arguments(10_000, "digits of each kind, out of all evenly")
     networks = [Network.load(path) for path in arguments.models]
     images, labels = mnist.load(arguments.split)
@@ -169,7 +173,7 @@ def main() -> None:
     print(f"{'':26}" + "".join(f"{path.stem:>12}" for path in arguments.models))
     sure, right = ([[] for _ in networks] for _ in range(2))
     table = [["kind of photo", *(f"`{path.stem}`" for path in arguments.models)]]
-    with ProcessPoolExecutor(cli.cores()) as workers:
+    with ProcessPoolExecutor(cli.cores(), None, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as workers:
         for kind in KINDS:
             tasks = [(kind, images[i : i + 250], i) for i in range(0, len(images), 250)]
             seen = np.concatenate(list(workers.map(work, tasks)))
@@ -192,8 +196,6 @@ def main() -> None:
                 remark += f" `{path.stem}` calls {percent[0]} unsure: {percent[1]} of these are right, "
                 remark += f"{percent[2]} of the others."
     if arguments.write:
-        from tables import write_table  # late: the tests use this file too
-
         write_table("photos", table, remark)
 
 

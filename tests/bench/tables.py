@@ -4,10 +4,12 @@ What was written is kept in tests/bench/log/ too; tests/test_readme.py compares 
 """
 
 import argparse
+import os
 import platform
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,31 @@ LOG = ROOT / "tests" / "bench" / "log"
 sys.path.insert(0, str(ROOT))  # for the programs that import the project
 
 
+def report(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """An uncaught exception of a program: Ctrl-C in one line, any other as usual."""
+    if kind is KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = report
+
+
+def require(*modules: str) -> None:
+    """Exit with a message unless these are installed: no published table loses a column."""
+    if missing := [name for name in modules if not find_spec(name)]:
+        sys.exit(f"--write needs {', '.join(missing)}: pip install -r tests/bench/requirements.txt")
+
+
 def machine() -> str:
-    """One line about the machine and the versions."""
+    """One line about the machine, the versions, and the kernels of BLAS if the environment sets them."""
     info = Path("/proc/cpuinfo")
     models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text() if info.exists() else "", re.M)
     cores = f"{len(models)} cores of {models[0]}" if models else platform.machine()
-    return f"{cores}, {platform.system()}, Python {platform.python_version()}, NumPy {np.__version__}"
+    kernels = os.environ.get("OPENBLAS_CORETYPE")
+    blas = f" (OPENBLAS_CORETYPE={kernels})" if kernels else ""
+    return f"{cores}, {platform.system()}, Python {platform.python_version()}, NumPy {np.__version__}{blas}"
 
 
 def chosen(description: str, names: list[str]) -> list[str]:
