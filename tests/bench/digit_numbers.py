@@ -10,9 +10,7 @@ digits alone. --split train uses the validation images (the last 10,000), as all
 
 import itertools
 import os
-import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -22,11 +20,10 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import numpy as np  # noqa: E402
-from photos import PAPERS, gray, large, parse_arguments  # noqa: E402
+from photos import PAPERS, gray, large, parse_arguments, process_pool  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
 from tables import write_table  # noqa: E402
 
-from app import cli  # noqa: E402
 from data import mnist, photo, segment  # noqa: E402
 from network import Network  # noqa: E402
 from predict import is_unsure  # noqa: E402
@@ -148,7 +145,7 @@ def main() -> None:
     table = [["photo", "exactly found", *itertools.chain(*([f"`{name}`", "alone"] for name in networks))]]
     form = "{:24}" + "{:>15}" * (len(table[0]) - 1)
     print(form.format(*table[0]))
-    with ProcessPoolExecutor(cli.cores(), None, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as workers:
+    with process_pool() as workers:
         for kind in [*STRIPS, *OTHERS]:
             rng = np.random.default_rng([*kind.encode()])
             counts = [{"sheet": 40, "pair": 2}.get(kind) or int(rng.integers(1, 11)) for _ in range(arguments.count)]

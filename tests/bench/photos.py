@@ -161,6 +161,11 @@ def parse_arguments(count: int, counted: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def process_pool() -> ProcessPoolExecutor:
+    """A process for each core; they leave Ctrl-C to this one."""
+    return ProcessPoolExecutor(cli.cores(), None, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+
+
 def main() -> None:
     """Draw, look, and print the tables."""
     from tables import write_table  # late: the tests use this file too
@@ -173,7 +178,7 @@ def main() -> None:
     print(f"{'':26}" + "".join(f"{path.stem:>12}" for path in arguments.models))
     sure, right = ([[] for _ in networks] for _ in range(2))
     table = [["kind of photo", *(f"`{path.stem}`" for path in arguments.models)]]
-    with ProcessPoolExecutor(cli.cores(), None, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as workers:
+    with process_pool() as workers:
         for kind in KINDS:
             tasks = [(kind, images[i : i + 250], i) for i in range(0, len(images), 250)]
             seen = np.concatenate(list(workers.map(work, tasks)))
