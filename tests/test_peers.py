@@ -1,5 +1,6 @@
 """The programs in tests/bench: their tables, their figure, short runs."""
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -50,14 +51,32 @@ def test_the_learning_rate_falls_to_0(peers):
 
 def test_no_published_table_loses_a_column():
     tables.require("json")
-    with pytest.raises(SystemExit, match=r"^--write needs not_installed: pip install"):
+    with pytest.raises(SystemExit, match=r": --write needs not_installed: pip install"):
         tables.require("json", "not_installed")
 
 
-def test_ctrl_c_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["tests/bench/peers.py"])
-    tables.report(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err == "peers.py: stopped\n"
+STUBBORN = """
+import contextlib, os, signal
+from tests.bench import tables
+def main():
+    with contextlib.suppress(KeyboardInterrupt):  # as in scikit-learn's MLPClassifier
+        os.kill(os.getpid(), signal.SIGINT)
+    print("goes on")
+tables.start(main)
+"""
+
+
+def test_ctrl_c_always_ends_a_program_with_one_line():
+    done = subprocess.run([sys.executable, "-c", STUBBORN], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "-c: stopped\n")
+
+
+@pytest.mark.parametrize("exit_code, shown", [(0, "a warning\n"), (1, "a warning\n"), (130, "")])
+def test_a_command_that_fails_ends_the_program(exit_code, shown, capsys):
+    code = f"import sys; print('a warning', file=sys.stderr); print(1); sys.exit({exit_code})"
+    with pytest.raises(SystemExit, match=str(exit_code)) if exit_code else contextlib.nullcontext():
+        assert tables.run("-c", code) == "1\n"
+    assert capsys.readouterr().err == shown
 
 
 def test_an_imported_benchmark_does_not_limit_the_threads():

@@ -14,7 +14,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tables import LOG, ROOT, chosen, machine, mean_std, read_rows, run, write_table
+from tables import LOG, ROOT, chosen, machine, mean_std, read_rows, run, start, write_table
 
 import plots
 from app import cli
@@ -137,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

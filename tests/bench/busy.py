@@ -15,7 +15,7 @@ import time
 from importlib.util import find_spec
 
 import numpy as np
-from tables import machine, require, run, write_table
+from tables import machine, require, run, start, write_table
 from training_speed import CONTESTANTS, RNG
 
 NEIGHBOURS = (0, 1, 2)
@@ -85,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 import numpy as np  # noqa: E402
 from photos import PAPERS, gray, large, parse_arguments, process_pool  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
-from tables import write_table  # noqa: E402
+from tables import start, write_table  # noqa: E402
 
 from data import mnist, photo, segment  # noqa: E402
 from network import Network  # noqa: E402
@@ -176,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,11 +7,12 @@ The programs that are finished are listed in models/everything.txt, until all ar
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
 
-from tables import ROOT
+from tables import ROOT, STOPPED
 
 PROGRAMS = {  # program: its arguments, and those of --quick; None: not in the quick run
     "bench/accuracy.py": ("", "none"),
@@ -32,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
+    signal.signal(signal.SIGINT, lambda *_: None)  # after Ctrl-C the program that runs ends, and says so
     finished = FINISHED.read_text().split() if FINISHED.exists() and not quick else []
     failed = []
     for program, arguments in PROGRAMS.items():
@@ -40,7 +42,10 @@ def main() -> None:
         print(f"\n$ python tests/{program} {arguments[quick]}", flush=True)
         start = time.perf_counter()
         command = [sys.executable, ROOT / "tests" / program, *arguments[quick].split()]
-        if subprocess.run(command, cwd=ROOT).returncode:
+        exit_code = subprocess.run(command, cwd=ROOT).returncode
+        if exit_code == STOPPED:
+            sys.exit(STOPPED)
+        if exit_code:
             failed.append(program)
         else:
             finished.append(program)

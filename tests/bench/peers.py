@@ -21,6 +21,7 @@ import json
 import math
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -251,7 +252,7 @@ def figure(results: dict[str, list[dict]], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure in turn, print the table, write table and figure."""
+    """Compare all; or be one of the processes of that."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one round, without warm-up")
@@ -259,9 +260,17 @@ def main() -> None:
     parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # end at once and in silence: the program that started us speaks
         name, started, folder, seed = arguments.work
         print(json.dumps(work(name, float(started), Path(folder), int(seed))))
         return
+    from tables import start
+
+    start(lambda: compare(arguments))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Measure in turn, print the table, write table and figure."""
     from tables import machine, require, write_table
 
     if arguments.write:

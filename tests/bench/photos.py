@@ -205,4 +205,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tables import start
+
+    start(main)

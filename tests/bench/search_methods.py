@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tables import ROOT, machine, mean_std, run, write_table
+from tables import ROOT, machine, mean_std, run, start, write_table
 
 from search.space import format_value
 
@@ -65,4 +65,4 @@ def best_by_value(space: dict, results: list[dict]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

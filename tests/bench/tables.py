@@ -7,8 +7,10 @@ import argparse
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,24 +18,26 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 LOG = ROOT / "tests" / "bench" / "log"
+PROGRAM = Path(sys.argv[0]).name
+STOPPED = 130  # exit code after Ctrl-C
 sys.path.insert(0, str(ROOT))  # for the programs that import the project
 
 
-def report(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """An uncaught exception of a program: Ctrl-C in one line, any other as usual."""
-    if kind is KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
-sys.excepthook = report
+def start(main: Callable[[], None]) -> None:
+    """Run a program. Ctrl-C ends it with one line, as SystemExit: scikit-learn goes on after a KeyboardInterrupt."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(STOPPED))
+    try:
+        main()
+    except SystemExit as end:
+        if end.code == STOPPED:
+            print(f"{PROGRAM}: stopped", file=sys.stderr)
+        raise
 
 
 def require(*modules: str) -> None:
     """Exit with a message unless these are installed: no published table loses a column."""
     if missing := [name for name in modules if not find_spec(name)]:
-        sys.exit(f"--write needs {', '.join(missing)}: pip install -r tests/bench/requirements.txt")
+        sys.exit(f"{PROGRAM}: --write needs {', '.join(missing)}: pip install -r tests/bench/requirements.txt")
 
 
 def machine() -> str:
@@ -57,9 +61,13 @@ def chosen(description: str, names: list[str]) -> list[str]:
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **options) -> str:
-    """Run one of the project's commands, in its folder or another one; returns its output."""
-    command = [sys.executable, *command]
-    return subprocess.run(command, cwd=cwd, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
+    """Run one of the project's commands, in its folder or another one; returns its output. SystemExit if it fails."""
+    done = subprocess.run([sys.executable, *command], cwd=cwd, text=True, capture_output=True, **options)
+    if done.returncode != STOPPED:  # Ctrl-C stops this program too, which says so
+        sys.stderr.write(done.stderr)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
 
 
 def mean_std(output: str) -> tuple[float, float]:

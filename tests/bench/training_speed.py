@@ -29,9 +29,10 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import numpy as np
-from tables import machine, require, write_table
+from tables import machine, require, start, write_table
 
 from app.cli import cores
 from app.config import Config
@@ -202,8 +203,7 @@ def measure(contestants: dict[str, Callable], hidden: int | str, batch: int, rou
         try:
             epochs[name] = make(*data, hidden, batch)
             epochs[name]()  # compile, allocate, warm up
-        except ModuleNotFoundError as error:
-            print(f"  {name} is left out: {error}", file=sys.stderr)
+        except ModuleNotFoundError:
             epochs.pop(name, None)
     seconds = {name: [] for name in epochs}
     for _ in range(rounds):
@@ -266,6 +266,7 @@ def report(title: str, seconds: dict) -> tuple[dict[str, float], dict[str, tuple
 
 
 PARTS = {"dense": dense, "cnn": cnn}
+NEEDED = {"dense": ["torch", "jax", "sklearn"], "cnn": ["torch", "threadpoolctl"]}  # modules
 
 
 def main() -> None:
@@ -277,17 +278,21 @@ def main() -> None:
     arguments = parser.parse_args()
     if not PARTS.keys() >= {*arguments.parts}:
         parser.error(f"the parts are {', '.join(PARTS)}")
+    parts = arguments.parts or [*PARTS]
+    needed = {module for part in parts for module in NEEDED[part]}
     if arguments.write:
-        require("torch", "jax", "sklearn", "threadpoolctl")
+        require(*sorted(needed))
+    elif missing := sorted(name for name in needed if not find_spec(name)):
+        print(f"left out, because they are not installed: {', '.join(missing)}", file=sys.stderr)
     warnings.filterwarnings("ignore", module="sklearn")
     images = RNG.integers(0, 256, (IMAGES, 28, 28), dtype=np.uint8)  # digits or noise: the time is the same
     x = ((images.reshape(-1, 784) - images.mean()) / images.std()).astype(np.float32)
     data = images, x, RNG.integers(0, 10, IMAGES)
-    print(f"{machine()}; {arguments.rounds} rounds")
+    print(f"{machine()}; rounds: {arguments.rounds}")
     print("seconds an epoch, and in brackets how many times ours: best by best, median by median")
-    for part in arguments.parts or PARTS:
+    for part in parts:
         PARTS[part](arguments, data)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)
