@@ -8,8 +8,8 @@ Every input ends in one of three ways: refused with one line, read as the same, 
 failure is everything else: a traceback (crash), more CPU time than the limit (hang), a damaged file that is read as
 something else (different), too much memory for an input that is refused (memory), another broken promise (broken).
 
-The long run adds each finished part to tests/torture.csv. If it is stopped, it continues with the parts that are
-missing there. At the end it writes the figures into docs/reliability.md. To run a part again, name it with --part.
+The long run writes each finished part into tests/torture.csv, and the figures of all parts there into
+docs/reliability.md. After a stop, --part runs those that are left.
 """
 
 import csv
@@ -164,10 +164,22 @@ def promises(rows: dict[str, dict]) -> str:
         ): f"A download is right, or one line names all causes: {n['mirrors']} orders of good and bad mirrors",
     }
     lines = [f"- {text}; {sum(failures[name] for name in names) or 'no'} failures." for names, text in texts.items()]
-    row = rows["models"]
-    command = f"python tests/torture.py --seed {row['seed']}"
-    lines += ["", f"Measured by `{command}`: {row['machine']}. A sample of every part runs in CI."]
+    runs: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        runs.setdefault(f"seed {row['seed']}, {row['machine']}", []).append(name)
+    measured = [run if len(runs) == 1 else f"{run} ({', '.join(parts)})" for run, parts in runs.items()]
+    lines += ["", f"Measured by `python tests/torture.py`: {'; '.join(measured)}. A sample of every part runs in CI."]
     return "\n".join(textwrap.fill(line, 120, subsequent_indent="  " * (line[:1] == "-")) for line in lines)
+
+
+def save(row: dict) -> None:
+    """Replace the row of a part in the results, and write the figures of all parts into the page."""
+    old = csv.DictReader(RESULTS.read_text().splitlines()) if RESULTS.exists() else []
+    rows = {each["part"]: each for each in old} | {row["part"]: row}
+    rows = {name: rows[name] for name in PARTS if name in rows}
+    storage.write_csv(RESULTS, [*COLUMNS, "machine"], rows.values())
+    if rows.keys() == PARTS.keys():
+        tables.write_block("torture", promises(rows))
 
 
 def main() -> int:
@@ -181,15 +193,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes [2]")
     arguments = parser.parse_args()
     complete, rows = not arguments.quick and arguments.scale == 1 and arguments.case is None, {}
-    if RESULTS.exists() and complete:
-        rows = {row["part"]: row for row in csv.DictReader(RESULTS.read_text().splitlines())}
     widths = [max(12 if column == "part" else 8, len(column)) for column in COLUMNS]
-    for row in [dict(zip(COLUMNS, COLUMNS, strict=True)), *rows.values()]:
-        print(cli.format_row([row[column] for column in COLUMNS], widths))
+    print(cli.format_row(COLUMNS, widths))
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # in memory, where there is such a folder
     with tempfile.TemporaryDirectory(prefix="torture-", dir=shared) as scratch:
         patch(Path(scratch))
-        for name in arguments.part or [name for name in PARTS if name not in rows]:
+        for name in arguments.part or PARTS:
             (warm := Path(scratch, "warm")).mkdir()
             os.chdir(warm)
             case = PARTS[name].make(warm)  # here too: what it caches is then there in every process
@@ -203,9 +212,7 @@ def main() -> int:
             os.chdir(scratch)
             shutil.rmtree(warm)
             if complete:
-                storage.write_csv(RESULTS, [*COLUMNS, "machine"], [rows[name] for name in PARTS if name in rows])
-    if complete and rows.keys() == PARTS.keys():
-        tables.write_block("torture", promises(rows))
+                save(row)
     total, failed = (sum(int(row[key]) for row in rows.values() for key in keys) for keys in (["cases"], FAILURES))
     print(f"{total:,} cases: {f'{failed:,} PROMISES BROKEN' if failed else 'no promise was broken'}")
     return 1 if failed else 0
