@@ -335,7 +335,8 @@ def read_history(path: Path) -> list[dict[str, float]]:
         raise storage.StorageError(f"{path.parent} is not a folder that train.py wrote")
     if not path.exists():
         meant = Path("models", path.parent)
-        hint = f": did you mean {meant}?" if (meant / path.name).is_file() else ""
+        found = (meant / path.name).is_file()
+        hint = f": did you mean {meant}?" if found else ": name models, or their folders, that train.py wrote"
         raise storage.StorageError(f"no history at {path}{hint}")
     try:
         with path.open(newline="") as file:

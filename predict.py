@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         storage.write_csv(arguments.csv, COLUMNS, results)
     if arguments.show:
         save_figure(results, arguments)
-    if not arguments.json:
+    if not arguments.json and (arguments.csv or any("digit" in result for result in results)):
         print_summary(results, arguments)
     return 1 if any("error" in result for result in results) else 0
 
@@ -124,14 +124,16 @@ def find_photos(path: Path, count: Callable[[int], object]) -> Iterator[tuple[Pa
 def classify_files(network: Network, files: dict[Path, str], arguments: argparse.Namespace) -> list[dict]:
     """The results of all files, see `classify`; prints the table and the errors."""
     width = min(max(len(cli.printable(str(file))) for file in ["photo", *files]), MAX_NAME_WIDTH)
-    if not arguments.json:
-        print(f"{'photo':{width}}  {'digits':{READING_WIDTH}}  {'  '.join(TITLES)}")
+    head = f"{'photo':{width}}  {'digits':{READING_WIDTH}}  {'  '.join(TITLES)}"
     results = []
     for file, error in cli.progress(files.items(), "classifying photos"):
         found = [{"file": str(file), "error": error}] if error else classify(network, file, arguments)
         if "error" in found[0]:
             cli.fail(f"{file} {found[0]['error']}", 1)
         elif not arguments.json:
+            if head:
+                cli.print_row(head)
+            head = ""
             cli.print_row(format_row(found, width))
         results += found
     return results

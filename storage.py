@@ -198,7 +198,8 @@ def read(path: Path, kind: str, max_text: int = MAX_TEXT) -> tuple[dict, dict[st
     path = Path(path)
     try:
         if not path.is_file():
-            raise StorageError(f"no {kind} at {path}{suggestion(path, 'models', '.npz')}")
+            hint = suggestion(path, "models", ".npz") or ": train one, or name another file"
+            raise StorageError(f"no {kind} at {path}{hint}")
         if path.stat().st_size > 2 * MAX_BYTES:
             raise StorageError(f"{path} is not a {kind}: it is too large")
         content = path.read_bytes()

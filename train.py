@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         training, validation = seeded.split(images, labels, writers)
         result, exit_code = train(seeded, fingerprint, training, validation, out, arguments.resume)
         if exit_code:
-            print(result_message({out: result}) if result else "no model was saved")
+            skipped = "; with --resume the finished seeds are not trained again" if finished else ""
+            print(result_message({out: result}) if result else f"no model was saved in {out}{skipped}")
             break
         finished[out] = result
     if finished:

@@ -17,6 +17,8 @@ def model_path(out: str, name: str, dataset: str) -> Path:
     path = Path(out or f"models/{name}" + ("" if dataset == "mnist" else f"-{dataset}"))
     folder = path.with_name(path.name.removesuffix(".npz"))
     path, others = folder.with_name(f"{folder.name}.npz"), {*folder.glob("*.npz")} - {folder / "checkpoint.npz"}
+    if folder.is_file():
+        raise StorageError(f"{folder} is a file: choose another name with --out")
     if others and not path.exists():
         raise StorageError(f"{folder} is a folder of models: name a file in it, such as --out {folder / name}")
     return path

@@ -19,7 +19,7 @@ import data
 import storage
 from app import cli
 from app.config import Config
-from data import formats, mnist_pickle, photo
+from data import formats, mnist_pickle
 
 FILE_FORMATS = {".npz": "npz", ".pkl.gz": "pickle", ".csv": "csv"}
 
@@ -63,8 +63,8 @@ def check_target(arguments: argparse.Namespace) -> str:
     """The extension of the target file, "" for a folder. DataError if the target exists: nothing is overwritten."""
     source, target = arguments.source, arguments.target
     extension = next((extension for extension in FILE_FORMATS if target.name.endswith(extension)), "")
-    if not extension and target.name.lower().endswith((*formats.EXTENSIONS, ".gz", *photo.SUFFIXES)):
-        parser().error(f"{target} should end in {', '.join(FILE_FORMATS)}, or name a folder")
+    if target.suffix and not extension:
+        parser().error(f"{target} should end in {', '.join(FILE_FORMATS)}, or name a folder without a dot in its name")
     if extension and arguments.format:
         parser().error(f"--as is for folders; {target.name} will be {FILE_FORMATS[extension]}, because of its name")
     if arguments.variants > 1 and (extension or arguments.format not in (None, "idx") or arguments.part == "test"):

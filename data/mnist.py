@@ -127,8 +127,8 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
         return content
     causes = "; ".join(f"{', '.join(mirrors)}: {cause}" for cause, mirrors in mirrors_by_cause.items())
     if kind == "writers":
-        raise NotFound(f"{name} is not in {folder} and no mirror has it ({causes}): put it there")
-    raise NotFound(f"MNIST is not in {folder} and no mirror has it ({causes}): {HINT}")
+        raise NotFound(f"{name} is not in {folder} and could not be downloaded ({causes}): put it there")
+    raise NotFound(f"MNIST is not in {folder} and could not be downloaded ({causes}): {HINT}")
 
 
 def _one_line(text: str, length: int = 100) -> str:

@@ -78,6 +78,7 @@ def test_what_is_refused(convert, archive, tmp_path):
         ([archive, "t.pkl.gz", "--part", "test"], 1, "needs training images"),
         ([archive, "a.csv.gz"], 2, "should end in"),
         ([archive, "a.jpg"], 2, "should end in"),
+        ([archive, "a.b/c.txt"], 2, "should end in"),
         (["there", "there/a.npz"], 1, "is inside there"),
         (["nothing", "a.npz"], 1, "no data at nothing"),
         ([archive, "b", "--as", "gif"], 2, "invalid choice"),

@@ -122,4 +122,4 @@ def test_writers_are_known_for_mnist_only(tmp_path):
     warnings = []
     assert data.load_writers("synthetic", None, warnings.append) is None
     assert data.load_writers("mnist", tmp_path, warnings.append) is None
-    assert "synthetic" in warnings[0] and "no mirror" in warnings[-1] and "usual" in warnings[-1]
+    assert "synthetic" in warnings[0] and "could not be downloaded" in warnings[-1] and "usual" in warnings[-1]

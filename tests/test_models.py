@@ -37,6 +37,12 @@ def test_a_folder_of_models_is_no_name_of_a_model(tmp_path):
     assert model_path(str(tmp_path / "m"), "mlp", "mnist") == tmp_path / "m.npz", "its folder may hold other models"
 
 
+def test_a_file_is_no_name_of_a_model(tmp_path):
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(StorageError, match=r"notes.md is a file: choose another name with --out$"):
+        model_path(str(tmp_path / "notes.md"), "mlp", "mnist")
+
+
 def test_a_shipped_model_is_kept_when_it_is_overwritten(tmp_path, monkeypatch, capsys):
     shipped, own = tmp_path / "best.npz", tmp_path / "own.npz"
     monkeypatch.setattr(models, "SHIPPED", [shipped])

@@ -289,8 +289,8 @@ def test_one_line_for_every_error(run, model, tmp_path, arguments, code, message
     Figure().savefig(tmp_path / "mine.png")  # by Matplotlib, but not by predict.py
     (tmp_path / "digits.csv").write_text("label,1x1\n7,0\n")
     before = (tmp_path / "mine.png").read_bytes()
-    got, _, err = run("predict", *arguments, *([] if "--model" in arguments else ["--model", model]))
-    assert got == code and message in err and err.count("\n") == 1 and "Traceback" not in err
+    got, out, err = run("predict", *arguments, *([] if "--model" in arguments else ["--model", model]))
+    assert (got, out) == (code, "") and message in err and err.count("\n") == 1 and "Traceback" not in err
     assert (tmp_path / "mine.png").read_bytes() == before
     assert (tmp_path / "digits.csv").read_text() == "label,1x1\n7,0\n"
 

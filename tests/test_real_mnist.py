@@ -28,7 +28,8 @@ def test_every_image_is_in_the_form_that_photos_are_brought_into():
         assert all(map(photo.is_prepared, mnist.load(part)[0]))
 
 
-def test_quick_recipe(run):
+def test_quick_recipe(run, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # no hint about a busy machine
     code, out, err = run("train", "--config", ROOT / "configs" / "quick.toml", "--out", "q.npz")
     assert code == 0 and err == "" and "50,000 training and 10,000 validation" in out
     code, out, _ = run("test", "--model", "q.npz")

@@ -210,7 +210,7 @@ def test_a_sound_file_with_other_content_is_not_a_model(tmp_path, model):
 
 
 def test_missing(tmp_path, monkeypatch):
-    with pytest.raises(StorageError, match=r"no model at .*nothing.npz$"):
+    with pytest.raises(StorageError, match=r"no model at .*nothing.npz: train one, or name another file$"):
         Network.load(tmp_path / "nothing.npz")
     (tmp_path / "a.npz").touch()
     with pytest.raises(StorageError, match=r"no model at .*/a: did you mean .*/a.npz"):

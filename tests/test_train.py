@@ -199,6 +199,17 @@ def test_repeat_counts_finished_runs_only(train, monkeypatch):
     assert re.search(r"epoch 1 of 2\) -> m-seed2.npz", out)
 
 
+def test_repeat_says_how_to_go_on_if_a_seed_had_no_epoch(train, monkeypatch):
+    interrupt_epoch(monkeypatch, 1)
+    flags = "--epochs", 2, "--repeat", 3, "--out", "m.npz"
+    assert train(*flags)[1].splitlines()[-1] == "no model was saved in m-seed0.npz"
+    interrupt_epoch(monkeypatch, 3)
+    code, out, _ = train(*flags)
+    message, result = out.splitlines()[-2:]
+    assert code == 130 and result.endswith("-> m-seed0.npz")
+    assert message == "no model was saved in m-seed1.npz; with --resume the finished seeds are not trained again"
+
+
 def test_recipes_and_flags_say_the_same(train, run, archive, tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text(
