@@ -4,6 +4,8 @@ import csv
 import re
 import shlex
 import statistics
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -49,6 +51,12 @@ def test_measured_text_is_what_was_measured():
     blocks = dict(re.findall(r"<!-- ([\w ]+) -->\n(.*?)\n<!-- /\1 -->", TEXTS, re.S))
     logs = {log.stem: log.read_text().rstrip("\n") for log in (ROOT / "tests/bench/log").glob("*.md")}
     assert blocks == logs and all(blocks.values()) and len(blocks) == TEXTS.count("<!-- /")
+
+
+def test_the_promises_are_those_of_the_last_results():
+    code = "from tests import torture; print(torture.promises(torture.read_results()))"  # it changes the environment
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == (ROOT / "tests/bench/log/torture.md").read_text()
 
 
 def test_every_program_that_writes_into_the_pages_is_run_by_everything():

@@ -172,10 +172,15 @@ def promises(rows: dict[str, dict]) -> str:
     return "\n".join(textwrap.fill(line, 120, subsequent_indent="  " * (line[:1] == "-")) for line in lines)
 
 
+def read_results() -> dict[str, dict]:
+    """The rows of the results, by part."""
+    rows = csv.DictReader(RESULTS.read_text().splitlines()) if RESULTS.exists() else []
+    return {row["part"]: row for row in rows}
+
+
 def save(row: dict) -> None:
     """Replace the row of a part in the results, and write the figures of all parts into the page."""
-    old = csv.DictReader(RESULTS.read_text().splitlines()) if RESULTS.exists() else []
-    rows = {each["part"]: each for each in old} | {row["part"]: row}
+    rows = read_results() | {row["part"]: row}
     rows = {name: rows[name] for name in PARTS if name in rows}
     storage.write_csv(RESULTS, [*COLUMNS, "machine"], rows.values())
     if rows.keys() == PARTS.keys():
