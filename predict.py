@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
 
         drawing.open_window(network.predict_proba)
         return 0
+    for file in filter(None, (arguments.csv, arguments.show)):
+        storage.try_write(file)
     results = classify_files(network, find_files(arguments.paths, arguments.show), arguments)
     if arguments.json:
         print("[" + ",\n ".join(json.dumps(result) for result in results) + "]")

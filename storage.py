@@ -59,7 +59,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     path = Path(os.path.realpath(path))  # keep a symbolic link
     if path.exists() and not path.is_file():
         raise OSError(errno.EEXIST, "exists and is not a regular file: choose another name", str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("xb") as file:
@@ -79,6 +79,15 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it is in, if they are missing. OSError if that is impossible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        reason = "cannot be made, because a file is in the way: choose another folder"
+        raise OSError(errno.ENOTDIR, reason, str(path)) from None
 
 
 def remove_temporary_files(folder: Path, name: str | None = None) -> None:
@@ -114,7 +123,7 @@ def locked(path: Path, message: str) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             for _ in range(LOCK_ATTEMPTS if fcntl else 0):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 with contextlib.suppress(FileNotFoundError):  # another process may remove file and folder at any time
                     file = stack.enter_context(path.open("ab"))
                     if not try_lock(file):
@@ -133,14 +142,19 @@ def check_writable(path: Path) -> None:
 
     An existing file may be overwritten only if it is one that `write` made.
     """
-    with contextlib.suppress(_DryRun), atomic_write(path):
-        raise _DryRun
+    try_write(path)
     try:
         with contextlib.suppress(FileNotFoundError), _Archive(path) as archive:
             archive.getinfo(f"{DESCRIPTION}.npy")
     except (zipfile.BadZipFile, KeyError, NotImplementedError, ValueError):  # ValueError: a name that is not UTF-8
         reason = f"{path} exists and is not a model of this program: choose another name, or remove it"
         raise StorageError(reason) from None
+
+
+def try_write(path: Path) -> None:
+    """Check that `atomic_write` will be able to write `path`, without changing it. OSError if not."""
+    with contextlib.suppress(_DryRun), atomic_write(path):
+        raise _DryRun
 
 
 class _DryRun(Exception):

@@ -38,8 +38,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, one_line(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
     def parse_args(self, *arguments: Any) -> argparse.Namespace:
-        """As always, but `--flag --` is an error: argparse takes it for a flag with an empty list of values."""
-        result = super().parse_args(*arguments)
+        """As always, but flags may stand between the paths, and `--flag --` is an error: argparse takes it for a flag
+        with an empty list of values.
+        """
+        result = self.parse_intermixed_args(*arguments)
         for action in self._actions:
             if action.nargs is None and getattr(result, action.dest, None) == []:
                 self.error(f"argument {action.option_strings[0]}: expected one argument")

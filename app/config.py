@@ -274,12 +274,20 @@ def add_flags(parser: argparse.ArgumentParser, cls: type = Config, names: Iterab
         if spec.type is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif spec.type == list[int]:
-            options |= {"type": int, "nargs": "*", "metavar": "N"}
+            options |= {"type": _integer, "nargs": "*", "metavar": "N"}
         else:
             options |= {"type": spec.type, "metavar": {int: "N", float: "X", str: "TEXT"}[spec.type]}
         if rule.choices:
             options |= {"choices": rule.choices, "help": f"{text}: {', '.join(rule.choices)}"}
         parser.add_argument(f"--{option_name(spec.name)}", **options)
+
+
+def _integer(text: str) -> int:
+    """One of several integers on the command line."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"integers are divided by spaces: 256 128, not {text!r}") from None
 
 
 def settings_from_flags(arguments: argparse.Namespace, *classes: type) -> dict[str, Any]:

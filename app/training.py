@@ -176,7 +176,8 @@ def train(
                 print(f"{path.stem}: was finished before")
                 return saved | run.metadata, 0
             if different:
-                cli.warn(f"WARNING: {path} was trained with other settings ({different}): it will be replaced")
+                cli.warn(f"WARNING: {path} was trained with other settings ({different}): there is "
+                         "nothing to continue, and it will be replaced")  # fmt: skip
         images = f"{len(training[0]):,} training and {len(validation[0]) if validation else 0:,} validation images"
         images += " of unseen writers" * config.unseen_writers
         print(f"{path.stem}: {config.title}, {network.parameter_count:,} parameters; {config.dataset}: {images}")

@@ -406,7 +406,7 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
                 if count * 785 > MAX_BYTES:
                     raise ValueError("too many rows")
     except (ValueError, EOFError, zlib.error, OSError) as error:
-        raise DataError(f"{path}: cannot be read after row {count:,} ({error})") from None
+        raise DataError(f"{path}: cannot be read from row {count + 1:,} to {count + CSV_ROWS:,} ({error})") from None
     if not count:
         raise DataError(f"{path} is empty")
     images, labels = np.concatenate(images), np.concatenate(labels)

@@ -46,9 +46,10 @@ class Dimension:
             form = '{low = 0.01, high = 0.1, scale = "log" or "linear"}'
             raise ConfigError(f"{option_name(name)}: a range is {form}")
         if not ((low > 0 or scale == "linear") and -1e300 < low < high < 1e300 and steps > 1):
-            rule = "low < high, steps above 1, and low above 0 if it is log"
+            rule = "low < high, steps above 1, and low above 0 unless it is linear (0..1:linear on the command line)"
             raise ConfigError(f"{option_name(name)}: a range needs {rule}")
         result = cls(name, [], low, high, scale)
+        result.value_at(1.0)  # first: if it is not valid, the message names the number that the user gave
         points = [result.value_at(step / (steps - 1)) for step in range(steps)]
         result.values = [point for i, point in enumerate(points) if point not in points[:i]]
         return result

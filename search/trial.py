@@ -116,7 +116,8 @@ class Journal:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise SearchError(f"{self.path} is damaged: remove it, or give another --out") from None
         if different and results:
-            raise SearchError(f"{self.path} is of a search with other settings ({different}): give another --out")
+            reason = f"{self.path} is of a search with other settings ({different})"
+            raise SearchError(f"{reason}: give another --out, or remove it")
         return finished, 0 if different else end
 
     def add(self, result: dict) -> None:

@@ -64,6 +64,11 @@ def test_a_flag_without_its_value(run, words):
     assert (code, out) == (2, "") and err.count("\n") == 1
 
 
+def test_integers_with_commas(run):
+    code, _, err = run("train", "--hidden", "256,128")
+    assert code == 2 and "integers are divided by spaces: 256 128, not '256,128'" in err
+
+
 @pytest.mark.parametrize("exit_code", [0, 1, 130, 143])
 def test_a_stopped_program_is_not_taken_apart(exit_code):
     code = f"""

@@ -282,6 +282,8 @@ def test_unreadable_files_are_reported_and_skipped(run, model, photos, tmp_path)
         (["--show", "mine.png", "a.png"], 2, "mine.png exists and is not from an earlier run"),
         (["a.png", "--csv", "digits.csv"], 2, "digits.csv exists and is not from an earlier run"),
         (["a.png", "--show", "here/../a.png"], 1, "contains no photos but the figure"),
+        (["a.png", "--csv", "mine.png/a.csv"], 1, "mine.png: cannot be made, because a file is in the way"),
+        (["a.png", "--show", "mine.png/b/a.png", "c.png"], 1, "mine.png/b: cannot be made, because a file is"),
     ],
 )
 def test_one_line_for_every_error(run, model, tmp_path, arguments, code, message):

@@ -52,6 +52,7 @@ def test_samples_and_bins_of_a_list():
         ("hidden", {"low": 1, "high": 10**400}, "low < high"),
         ("lr", {"low": 0, "high": 1}, "above 0"),
         ("lr", {"low": 1, "high": 0.1}, "low < high"),
+        ("momentum", {"low": 0, "high": 1.5, "scale": "linear"}, r"not 1\.5$"),
         ("lr", {"low": 0.1}, "a range is"),
         ("lr", {"from": 0.1, "to": 1}, "a range is"),
         ("lr", {"low": 0.1, "high": 1, "scale": "square"}, "a range is"),

@@ -256,6 +256,12 @@ def test_what_cannot_be_written_is_named_as_the_user_knows_it(tmp_path, monkeypa
     with pytest.raises(OSError, match="is not a regular file") as caught, storage.atomic_write(tmp_path / "folder"):
         pass
     assert caught.value.filename == str(tmp_path / "folder")
+    (tmp_path / "file").touch()
+    for folder in tmp_path / "file", tmp_path / "file" / "b":
+        with pytest.raises(OSError, match="a file is in the way") as caught, storage.atomic_write(folder / "a.txt"):
+            pass
+        assert caught.value.filename == str(folder)
+    (tmp_path / "file").unlink()
     with pytest.raises(OSError, match="too long") as caught, storage.atomic_write(tmp_path / ("n" * 250)):
         pass
     assert caught.value.filename == str(tmp_path / ("n" * 250))

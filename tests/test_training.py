@@ -173,7 +173,8 @@ def test_a_model_older_than_a_setting_is_not_trained_again(train, tmp_path):
     assert code == 0 and out.startswith("m: was finished before\n"), "nothing is left to do"
     code, out, err = train("--epochs", 2, "--lr", 0.3, "--batch-size", 64, "--out", "m.npz", "--resume")
     assert code == 0 and out.count("\n") > 3, "another run"
-    assert err == "WARNING: m.npz was trained with other settings (batch-size, lr): it will be replaced\n"
+    reason = "there is nothing to continue, and it will be replaced"
+    assert err == f"WARNING: m.npz was trained with other settings (batch-size, lr): {reason}\n"
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def draw(table: dict[str, list[str]]) -> None:
 
 def main() -> None:
     """Train, test, and write the tables."""
-    names = chosen(__doc__, [*SHORT, *LONG, "none"])
+    names = chosen(__doc__, [*SHORT, *LONG, "none"]).names
     header, *old = read_rows("accuracy")
     table = {row[0].strip("`"): row for row in old}
     *_, remark = (LOG / "accuracy.md").read_text().splitlines()

@@ -1,10 +1,11 @@
 """The examples of output in README.md and the figures in docs/, made by the commands themselves.
 
-    python tests/bench/docs.py [train] [shipped] [predict] [number] [draw] [search]
+    python tests/bench/docs.py [train] [shipped] [predict] [number] [draw] [search] [--write]
 
-train: `python train.py` and `python test.py`; shipped: `python test.py` on the models of the repository; predict:
-`python predict.py` on eight photos rendered from test images; number: the same for photos of several digits; draw: the
-drawing window; search: `python hp_search.py`. Everything runs in a temporary folder.
+Without --write it prints the examples and keeps no figure. train: `python train.py` and `python test.py`; shipped:
+`python test.py` on the models of the repository; predict: `python predict.py` on eight photos rendered from test
+images; number: the same for photos of several digits; draw: the drawing window; search: `python hp_search.py`.
+Everything runs in a temporary folder.
 """
 
 import contextlib
@@ -45,6 +46,9 @@ NUMBERS = {  # file name: paper, how the digits are placed, the first test image
 }
 
 
+Made = tuple[str, dict[str, str]]  # an example, or ""; the figures: name in docs/, and the file
+
+
 def run(command: str) -> str:
     """What a command such as "python train.py --epochs 1" prints, run in the current folder."""
     _, script, *arguments = command.split()
@@ -62,46 +66,43 @@ def example(*commands: str, keep: slice | None = None) -> str:
     return "\n".join(["```text", *parts, "```"])
 
 
-def train() -> None:
+def train() -> Made:
     """The quick start, and the figures of a training and a test."""
     commands = "python train.py", "python test.py --model models/two_layer.npz"
-    write_block("train", example(*commands, keep=slice(5, -3)))
-    for name in "curves", "pca", "weights", "mistakes":
-        shutil.copy(f"models/two_layer/{name}.png", ROOT / "docs")
+    text = example(*commands, keep=slice(5, -3))
+    return text, {f"{name}.png": f"models/two_layer/{name}.png" for name in ("curves", "pca", "weights", "mistakes")}
 
 
-def shipped() -> None:
+def shipped() -> Made:
     """The accuracy of the shipped models. (Their figures are written too, in the temporary folder.)"""
     shutil.copytree(ROOT / "models", "models", ignore=lambda *_: ["final"])
     rows = []
     for model in "models/best.npz", "models/cnn.npz":
         command = f"python test.py --model {model}"
         rows += [f"$ {command} | tail -1", run(command).splitlines()[-1]]
-    write_block("shipped", "\n".join(["```text", *rows, "```"]))
+    return "\n".join(["```text", *rows, "```"]), {}
 
 
-def predict() -> None:
+def predict() -> Made:
     """Eight photos and the predictions."""
     images, _ = mnist.load("test")
     Path("photos").mkdir()
     for i, (name, (kind, index)) in enumerate(PHOTOS.items()):
         KINDS[kind](images[index], np.random.default_rng(i)).save(Path("photos", name))
-    write_block("predict", example("python predict.py photos --show seen.png").replace(f"{ROOT}/", ""))
-    shutil.copy("seen.png", ROOT / "docs" / "predict.png")
+    return example("python predict.py photos --show seen.png").replace(f"{ROOT}/", ""), {"predict.png": "seen.png"}
 
 
-def number() -> None:
+def number() -> Made:
     """Photos of several digits, and the predictions."""
     images, _ = mnist.load("test")
     Path("numbers").mkdir()
     for name, (paper, make, first, count) in NUMBERS.items():
         rng = np.random.default_rng(first)
         PAPERS[paper](make(images[first : first + count], rng)[0], rng).save(Path("numbers", name))
-    write_block("number", example("python predict.py numbers --show seen.png").replace(f"{ROOT}/", ""))
-    shutil.copy("seen.png", ROOT / "docs" / "number.png")
+    return example("python predict.py numbers --show seen.png").replace(f"{ROOT}/", ""), {"number.png": "seen.png"}
 
 
-def draw() -> None:
+def draw() -> Made:
     """The drawing window, with a number drawn in it."""
     network = Network.load(ROOT / "models" / "best.npz")
     with rc_context(plots.STYLE):
@@ -112,14 +113,14 @@ def draw() -> None:
         for start, end in [*itertools.pairwise(two), *itertools.pairwise(seven)]:
             pad._draw_line(start, end)
         pad._update()
-        plots.save(figure, ROOT / "docs" / "draw.png")
+        plots.save(figure, Path("draw.png"))
+    return "", {"draw.png": "draw.png"}
 
 
-def search() -> None:
+def search() -> Made:
     """The figures of the default search."""
     run("python hp_search.py")
-    for name in "search_pairs", "search_rungs":
-        shutil.copy(f"models/best/{name}.png", ROOT / "docs")
+    return "", {f"{name}.png": f"models/best/{name}.png" for name in ("search_pairs", "search_rungs")}
 
 
 def main() -> None:
@@ -127,9 +128,16 @@ def main() -> None:
     if "MNIST_DIR" in os.environ:
         os.environ["MNIST_DIR"] = str(Path(os.environ["MNIST_DIR"]).resolve())
     examples = {make.__name__: make for make in (train, shipped, predict, number, draw, search)}
-    for name in tables.chosen(__doc__, [*examples]):
+    arguments = tables.chosen(__doc__, [*examples], write="write them into README.md and docs/")
+    for name in arguments.names:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            examples[name]()
+            text, figures = examples[name]()
+            if text and arguments.write:
+                write_block(name, text)
+            elif text:
+                print(text)
+            for target, source in figures.items() if arguments.write else ():
+                shutil.copy(source, ROOT / "docs" / target)
 
 
 if __name__ == "__main__":

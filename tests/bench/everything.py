@@ -22,7 +22,7 @@ PROGRAMS = {  # program: its arguments, and those of --quick; None: not in the q
     "bench/busy.py": ("--write", "--rounds 1 --seconds 1"),
     "bench/photos.py": ("--count 2500 --write", "--count 50"),
     "bench/digit_numbers.py": ("--write", "--count 4"),
-    "bench/docs.py": ("", "shipped predict number draw"),
+    "bench/docs.py": ("--write", "shipped predict number draw"),
     "torture.py": ("", "--quick"),
 }
 FINISHED = ROOT / "models" / "everything.txt"

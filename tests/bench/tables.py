@@ -50,14 +50,17 @@ def machine() -> str:
     return f"{cores}, {platform.system()}, Python {platform.python_version()}, NumPy {np.__version__}{blas}"
 
 
-def chosen(description: str, names: list[str]) -> list[str]:
-    """The names on the command line, or else all; exits with a message if there are others, or after --help."""
+def chosen(description: str, names: list[str], **flags: str) -> argparse.Namespace:
+    """The command line: names, by default all, and flags with their help. Exits with a message if it is wrong."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(names)} (all)")
-    given = parser.parse_args().names
-    if unknown := {*given} - {*names}:
+    for flag, text in flags.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
+    arguments = parser.parse_args()
+    if unknown := {*arguments.names} - {*names}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join(names)}")
-    return given or names
+    arguments.names = arguments.names or names
+    return arguments
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **options) -> str:
