@@ -60,6 +60,7 @@ COUNT_OR_FRACTION = Rule(
 BOOL = Rule("be true or false")
 DATASET = Rule("be auto, mnist, synthetic or a printable path", lambda text: text and text.isprintable())
 STRING = Rule("be a string")
+MAX_TOML = 10_000  # bytes of a config file, which has a few hundred: for 100,000 tomllib may need 20 GB
 AUGMENTATION = [spec.name for spec in fields(Distortion)]  # the settings with these names are its parameters
 MODEL_FILE = Rule(
     "name a file, such as models/NAME.npz",
@@ -219,6 +220,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. ConfigError."""
     try:
         if path.is_file() or not path.exists():  # reading a pipe might never end
+            if path.exists() and path.stat().st_size > MAX_TOML:
+                raise ValueError(f"more than {MAX_TOML:,} bytes")
             content = tomllib.loads(path.read_text(encoding="utf-8"))
             json.dumps(content, default=str)  # as in messages: fails if it is nested too deeply
             return content
