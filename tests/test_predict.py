@@ -297,6 +297,12 @@ def test_one_line_for_every_error(run, model, tmp_path, arguments, code, message
     assert (tmp_path / "digits.csv").read_text() == "label,1x1\n7,0\n"
 
 
+def test_flags_may_stand_between_photos(run, model, photos):
+    first, second, *_ = photos
+    code, out, _ = run("predict", first, "--model", model, "--csv", "a.csv", second)
+    assert code == 0 and out.splitlines()[-1].startswith("2 photos: 2 read")
+
+
 def test_the_default_model_is_the_shipped_one(run, photos):
     code, out, _ = run("predict", next(iter(photos)))
     assert code == 0 and out.splitlines()[-1].endswith(f"({ROOT / 'models' / 'best.npz'})")
