@@ -309,7 +309,7 @@ class Network:
             lr, schedule              learning rate at the start; its factor over time, one of SCHEDULES
             momentum, nesterov        see `sgd`
             weight_decay              L2, of weights only
-            label_smoothing           e: the target of the label is 1 - e + e / 10, of the others e / 10
+            label_smoothing           e: the target of the label is 1 - e + e / C, of the others e / C
             teacher                   a trained network, to learn from its outputs too: see `nn.losses.distilled`
             standardize               measure the pixel mean and std of `images`; if False, use pixel / 255
             augment                   makes augmented images, a new array for each epoch

@@ -1,4 +1,4 @@
-"""A window to draw digits in with the mouse, with the network's prediction after every stroke."""
+"""A window to draw digits in with the mouse, with the network's prediction while they are drawn."""
 
 from collections.abc import Callable
 from pathlib import Path

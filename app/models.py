@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+import storage
 from app import cli
 from network import Network
 from storage import StorageError
@@ -47,12 +48,13 @@ def load_teacher(path: Path, out: Path) -> Network:
 
 
 def keep_shipped(path: Path) -> None:
-    """Rename a shipped model that is about to be overwritten for the first time, and say so."""
+    """Copy a shipped model that is about to be overwritten for the first time, and say so."""
     backup = path.with_stem(f"{path.stem}-before")
     shipped = path.resolve() in [each.resolve() for each in SHIPPED]  # models/ may be a link
     if shipped and path.exists() and not backup.exists():
-        path.rename(backup)
-        cli.warn(f"the shipped model {path} is now {backup}")
+        with storage.atomic_write(backup) as file:
+            file.write(path.read_bytes())
+        cli.warn(f"the shipped model {path} is kept as {backup}")
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:

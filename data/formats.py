@@ -390,10 +390,9 @@ def read_csv(path: Path, progress: Progress = no_progress) -> tuple[np.ndarray, 
         with opened(path, "rt", encoding="utf-8-sig") as file:
             lines = _lines(file)
             first = next(lines, "")
-            if first.strip("\"' ")[:1].isalpha():  # a header
-                titles = [title.strip("\"' ").lower() for title in first.rstrip().split(",")]
-                place = next((i for i in (-1, 0) if titles[i] in LABEL_COLUMNS), None)
-            elif first:
+            titles = [title.strip("\"' ").lower() for title in first.rstrip().split(",")]
+            place = next((i for i in (-1, 0) if titles[i] in LABEL_COLUMNS), None)
+            if first and place is None and not titles[0][:1].isalpha():  # no header
                 lines = itertools.chain([first], lines)
             for chunk in progress(iter(lambda: list(itertools.islice(lines, CSV_ROWS)), []), f"reading {path.name}"):
                 rows = np.loadtxt(chunk, np.float32, delimiter=",", ndmin=2, comments=None, quotechar='"')

@@ -92,7 +92,7 @@ def fetch(split: str, kind: str, folder: Path, log: Callable[[str], None] = lamb
     try:
         return read_verified(split, kind, path)
     except DataError as error:
-        if folder != Path(__file__).parent / "raw":  # a folder of the user's: left for the user to fix
+        if folder.resolve() != Path(__file__).resolve().parent / "raw":  # the user's folder: left for the user to fix
             raise
         log(f"{error}; downloading it again")
         return _download(split, kind, folder, log)  # under the first name that `find_idx` looks for

@@ -196,7 +196,7 @@ def like_digits(
 
 
 def surrounds_others(numbers: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Which parts are the cells of a form: those around others that are, added up, higher than FILLED of their height.
+    """Which parts are the cells of a form: the heights of the parts inside it add up to more than FILLED of its height.
 
     A part is around another one if its box is, and if it has ink on three sides of the other's box (cells may be open),
     but none in it. Specks do not count.

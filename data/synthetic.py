@@ -1,7 +1,7 @@
 """Synthetic digits, rendered from the fonts that come with matplotlib: a substitute where MNIST is not available.
 
-Every digit of every font is rendered once in MNIST's form. Each image is a random distortion of one of these. There are
-60,000 images for training and 10,000 for testing, always the same.
+Every digit of every font is rendered in MNIST's form, with three stroke widths. Each image is a random distortion of
+one of these. There are 60,000 images for training and 10,000 for testing, always the same.
 """
 
 import contextlib

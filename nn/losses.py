@@ -15,7 +15,7 @@ TEMPERATURE, TEACHER_WEIGHT = 4.0, 0.9  # T and w of `distilled`
 def unsmoothed(p: np.ndarray, label_smoothing: float) -> np.ndarray:
     """The probabilities q with p = (1 - e) q + e / C, for p (C, N), in the same order of classes.
 
-    Where q would be negative it becomes 1e-6 p, which is nearly 0 and keeps the order.
+    Where q would be negative it becomes nearly 0, 1e-6 p (before the sum is made 1), which keeps the order.
     """
     if not label_smoothing:
         return p

@@ -52,8 +52,9 @@ def blas_threads() -> str | None:
 def start_process(function: Callable, *arguments: Any) -> tuple[SpawnProcess, Connection]:
     """Start a process that runs function(pipe, *arguments); returns it and the other end of its pipe.
 
-    It computes on one thread, unless the environment sets another number. It ends with this process, in whatever way
-    that ends, and ignores Ctrl-C and SIGHUP: this process handles them. Not for two threads at the same time.
+    It computes on one thread, unless the variable of its BLAS library sets another number. It ends with this process,
+    in whatever way that ends, and ignores Ctrl-C and SIGHUP: this process handles them. Not for two threads at the same
+    time.
     """
     pipe, far_end = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_run, args=(function, far_end, *arguments), daemon=True)

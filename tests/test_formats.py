@@ -227,12 +227,13 @@ def test_csv_with_and_without_header_gzipped_or_not(tmp_path, digits, header, co
 
 def test_csv_from_other_programs(tmp_path, digits):
     images, labels = digits[1]
-    names = ",".join(f"pixel{i + 1}" for i in range(784))
+    names, own = (",".join(form.format(i + 1) for i in range(784)) for form in ("pixel{}", "1x{}"))
     last = "\n".join(",".join(map(str, [*x.ravel(), y])) for x, y in zip(images, labels, strict=True))
     quoted = "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in rows(images, labels).splitlines())
     floats = rows(images, labels).replace(",", ".0,")
     for text in (
         f"{names},class\n{last}",
+        f"{own},label\n{last}",
         quoted,
         floats,
         f"\ufeff{rows(images, labels)}",

@@ -106,7 +106,7 @@ def test_a_shipped_model_is_kept(in_process, hp_search, run, archive, tmp_path, 
     assert path.read_bytes() == shipped and not backup.exists(), "the search failed"
     (tmp_path / "models/best-tiny/search.jsonl").unlink()
     code, _, err = hp_search()
-    assert code == 0 and err.count("\n") == 1 and "is now models/best-tiny-before.npz" in err
+    assert code == 0 and err.count("\n") == 1 and "is kept as models/best-tiny-before.npz" in err
     assert backup.read_bytes() == shipped and path.read_bytes() != shipped
     assert hp_search()[2] == "", "nothing more to replace"
     (tmp_path / "models/best-tiny/search.jsonl").unlink()

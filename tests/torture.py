@@ -161,7 +161,7 @@ def promises(rows: dict[str, dict]) -> str:
         f"{n['folders']} with folders that are read-only or vanish, {n['pairs']} with two processes at once",
         (
             "mirrors",
-        ): f"A download is right, or one line names all causes: {n['mirrors']} orders of good and bad mirrors",
+        ): f"A download is right, or one line names all causes: {n['mirrors']} orders of good and bad download servers",
     }
     lines = [f"- {text}; {sum(failures[name] for name in names) or 'no'} failures." for names, text in texts.items()]
     runs: dict[str, list[str]] = {}
