@@ -6,12 +6,9 @@ A file is accepted if the SHA-256 of its decompressed content is MNIST's.
 import contextlib
 import gzip
 import hashlib
-import http.client
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -116,8 +113,7 @@ def _download(split: str, kind: str, folder: Path, log: Callable[[str], None]) -
             if hashlib.sha256(content).hexdigest() != DIGESTS[split, kind]:
                 raise DataError("it sent something that is not MNIST (its SHA-256 differs)")
         except Exception as error:  # any failure of a mirror: try the next one
-            reason = error.reason if type(error) is urllib.error.URLError else error
-            cause = _one_line(str(reason)) or type(error).__name__
+            cause = _one_line(str(error)) or type(error).__name__
             mirrors_by_cause.setdefault(cause, []).append(mirror.removeprefix("https://"))
             continue
         log(f"downloaded from {mirror}")
@@ -159,6 +155,10 @@ def _get(url: str) -> bytes:
 
 def _receive(url: str) -> bytes:
     """The content at a URL, with limits on size, on the time of each step, and on the time of the transfer."""
+    import http.client  # late: these are slow to import
+    import urllib.error
+    import urllib.request
+
     request = urllib.request.Request(url, headers={"User-Agent": "mnist-numpy"})
     deadline = time.monotonic() + DOWNLOAD_TIMEOUT
     received = bytearray()
@@ -167,6 +167,8 @@ def _receive(url: str) -> bytes:
     except urllib.error.HTTPError as error:
         error.close()  # it holds the connection
         raise
+    except urllib.error.URLError as error:
+        raise OSError(error.reason) from None  # without the words "urlopen error" around it
     with response:
         while chunk := response.read1(1 << 16):
             received += chunk
