@@ -51,7 +51,7 @@ def test_the_learning_rate_falls_to_0(peers):
 
 def test_no_published_table_loses_a_column():
     tables.require("json")
-    with pytest.raises(SystemExit, match=r": --write needs not_installed: pip install"):
+    with pytest.raises(SystemExit, match=r": not installed: not_installed: pip install"):
         tables.require("json", "not_installed")
 
 

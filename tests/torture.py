@@ -36,6 +36,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import storage  # noqa: E402
 from app import cli  # noqa: E402
 from tests.bench import tables  # noqa: E402
+
+tables.require("pytest")
 from tests.conftest import ROOT  # noqa: E402
 from tests.hostile import FAILURES, PARTS, WAYS, Broken, Case, patch  # noqa: E402
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from tables import ROOT, STOPPED
+from tables import ROOT, STOPPED, require
 
 PROGRAMS = {  # program: its arguments, and those of --quick; None: not in the quick run
     "bench/accuracy.py": ("", "none"),
@@ -25,6 +25,7 @@ PROGRAMS = {  # program: its arguments, and those of --quick; None: not in the q
     "bench/docs.py": ("--write", "shipped predict number draw"),
     "torture.py": ("", "--quick"),
 }
+PEERS = "torch", "jax", "sklearn", "threadpoolctl"  # modules; the quick run leaves out those that are not installed
 FINISHED = ROOT / "models" / "everything.txt"
 
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
+    require("pytest", *(() if quick else PEERS))  # now, not after hours
     signal.signal(signal.SIGINT, lambda *_: None)  # after Ctrl-C the program that runs ends, and says so
     finished = FINISHED.read_text().split() if FINISHED.exists() and not quick else []
     failed = []

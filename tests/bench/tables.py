@@ -37,7 +37,7 @@ def start(main: Callable[[], None]) -> None:
 def require(*modules: str) -> None:
     """Exit with a message unless these are installed: no published table loses a column."""
     if missing := [name for name in modules if not find_spec(name)]:
-        sys.exit(f"{PROGRAM}: --write needs {', '.join(missing)}: pip install -r tests/bench/requirements.txt")
+        sys.exit(f"{PROGRAM}: not installed: {', '.join(missing)}: pip install -r tests/bench/requirements.txt")
 
 
 def machine() -> str:
