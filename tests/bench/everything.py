@@ -1,6 +1,6 @@
 """All tables and figures of README.md and docs/ again, one program after the other, on an otherwise idle machine.
 
-    python tests/bench/everything.py           about five hours; after a stop the same command continues
+    python tests/bench/everything.py           four to five hours; after a stop the same command continues
     python tests/bench/everything.py --quick   nearly all of it with little work, in minutes; no new number is written
 
 The programs that are finished are listed in models/everything.txt, until all are.
