@@ -1,6 +1,6 @@
 """The promises of this project at length: hostile files, kills, full disks, bad servers, two processes at once.
 
-    python tests/torture.py                                        the long run, half an hour
+    python tests/torture.py                                        the long run, forty minutes
     python tests/torture.py --quick                                a sample of every part, in a minute
     python tests/torture.py --part models --seed 3 --case 1234     one case again, such as one that failed
 
